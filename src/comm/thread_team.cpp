@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// thread_communicator and the threads of a thread_team.
+#include <latpar/comm/thread_team.hpp>
+
+#include <comm/local_channel.hpp>
+
+#include <exception>
+#include <thread>
+#include <utility>
+
+namespace latpar::inline v0 {
+namespace {
+
+std::string abort_text(int rank, int size, std::string_view reason) {
+    return detail::concat("aborted by rank ", rank, " of ", size, ": ", reason);
+}
+
+}  // namespace
+
+int thread_communicator::size() const noexcept {
+    return channel_->size();
+}
+
+local_request thread_communicator::start_exchange(std::span<const send_op> sends,
+                                                  std::span<const recv_op> recvs, stream_ref) {
+    return channel_->start(rank_, sends, recvs);
+}
+
+std::optional<thread_communicator> thread_communicator::split(int color, int key) {
+    detail::local_channel::seat seat = channel_->split(rank_, color, key);
+    if (!seat.channel) return std::nullopt;
+    return thread_communicator(std::move(seat.channel), seat.rank);
+}
+
+thread_communicator thread_communicator::duplicate() {
+    detail::local_channel::seat seat = channel_->duplicate(rank_);
+    return {std::move(seat.channel), seat.rank};
+}
+
+std::vector<std::string> thread_communicator::control_all_gather(std::string_view text) {
+    return channel_->all_gather(rank_, text);
+}
+
+void thread_communicator::abort(std::string_view reason) {
+    channel_->abort(abort_text(rank_, size(), reason));
+}
+
+thread_team::thread_team(int ranks) : size_(ranks) {
+    detail::require(ranks >= 1, "a thread_team of ", ranks, " ranks was asked for; give 1 or more");
+    channel_ = std::make_shared<detail::local_channel>(ranks);
+}
+
+thread_communicator thread_team::communicator(int rank) const {
+    detail::require(rank >= 0 && rank < size_, "rank ", rank, " of a team of ", size_,
+                    " was asked for; the last is ", size_ - 1);
+    return {channel_, rank};
+}
+
+void thread_team::run_ranks(const std::function<void(thread_communicator&)>& f) const {
+    const auto channel = std::make_shared<detail::local_channel>(size_);
+    std::mutex mutex;
+    std::exception_ptr first;
+    const auto fail = [&](int rank, std::string_view message) {
+        {
+            const std::lock_guard lock(mutex);
+            if (!first) first = std::current_exception();
+        }
+        channel->abort(abort_text(rank, size_, message));
+    };
+    const auto body = [&](int rank) {
+        try {
+            thread_communicator comm(channel, rank);
+            f(comm);
+        } catch (const std::exception& error) {
+            fail(rank, error.what());
+        } catch (...) {
+            fail(rank, "an exception that is not a std::exception");
+        }
+    };
+    {
+        std::vector<std::jthread> threads;
+        threads.reserve(static_cast<std::size_t>(size_));
+        try {
+            for (int rank = 1; rank < size_; ++rank) threads.emplace_back(body, rank);
+            body(0);
+        } catch (const std::exception& error) {
+            // A thread could not be started: those that were must not wait for it.
+            fail(0, error.what());
+        }
+    }
+    if (first) std::rethrow_exception(first);
+}
+
+}  // namespace latpar::inline v0
