@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// One communicator as seen by one MPI process.
+#pragma once
+
+#include <latpar/comm/self.hpp>
+#include <latpar/mpi/communicator.hpp>
+
+#include <atomic>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+namespace latpar::inline v0::mpi::detail {
+
+using namespace latpar::detail;
+
+/// What a receive was told to expect, or whom a send goes to.
+struct message {
+    int peer = 0;
+    dtype type = dtype::u8;
+    index_t count = 0;
+};
+
+/// What one rank started together; taken from a pool, so that traffic allocates nothing of ours.
+struct message_set {
+    channel* owner = nullptr;
+    std::thread::id thread;
+    /// Receives first, then sends.
+    std::vector<MPI_Request> requests;
+    std::vector<MPI_Status> statuses;
+    std::vector<message> messages;
+    std::size_t receives = 0;
+    /// Receives that peers must still be told about.
+    bool listening = false;
+    /// Some receives were cancelled.
+    bool lost = false;
+    std::string failure;
+    std::vector<send_op> self_sends;
+    std::vector<recv_op> self_recvs;
+    std::optional<local_request> self;
+};
+
+/// What all communicators made from one another share: which exchanges are in flight.
+struct family {
+    std::mutex mutex;
+    std::vector<message_set*> live;
+};
+
+/// One communicator.
+///
+/// An abort is a message on the control communicator, which waits look for; it also ends everything
+/// that was split or duplicated from there, since waits look at all communicators upwards. A send cannot
+/// be taken back, and its buffer is the user's: so each rank, once it knows of the abort and has ended
+/// all its receives below, tells the others that it is quiet, and a wait for a send ends no
+/// sooner than the send or the quiet of its receiver. An aborted channel never frees its MPI
+/// communicators, or their identity could be given to new ones that would receive what is still under way.
+class channel : public std::enable_shared_from_this<channel> {
+public:
+    channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> parent,
+            std::vector<int> places_in_parent);
+    channel(const channel&) = delete;
+    channel& operator=(const channel&) = delete;
+    ~channel();
+
+    [[nodiscard]] int rank() const noexcept { return rank_; }
+    [[nodiscard]] int size() const noexcept { return size_; }
+    [[nodiscard]] MPI_Comm payload() const noexcept { return payload_; }
+    [[nodiscard]] MPI_Comm control() const noexcept { return control_; }
+
+    [[nodiscard]] request start(std::span<const send_op> sends, std::span<const recv_op> recvs);
+    /// True once all is done and given back. Errors: comm_error, and it is given back.
+    [[nodiscard]] bool wait_until(message_set& set, deadline when);
+    void drop(message_set& set, bool unwinding) noexcept;
+
+    [[nodiscard]] std::vector<std::string> all_gather(std::string_view text);
+    [[nodiscard]] std::shared_ptr<channel> split(int color, int key);
+    [[nodiscard]] std::shared_ptr<channel> duplicate();
+    void abort(std::string_view reason);
+
+private:
+    void require_usable();
+    [[nodiscard]] message_set& take(std::size_t operations);
+    void give_back(message_set& set);
+    [[nodiscard]] bool progress(message_set& set);
+    void finish(message_set& set);
+    [[nodiscard]] std::string failure_of(const message_set& set) const;
+
+    /// Looks at the control communicators: true if this or one above is aborted.
+    [[nodiscard]] bool poll();
+    void poll_own();
+    /// Takes in a reason; an empty one says that it follows. Under the mutex.
+    void hear(int source, std::string_view text);
+    void announce(std::string_view reason);
+    void throw_if_aborted();
+    void cancel_receives(message_set& set);
+    void stop_listening(message_set& set);
+    /// Ends all receives of this thread that an abort reaches, so that the peers hear it is quiet.
+    void hush();
+    /// Ends an exchange: returns when no peer can touch its buffers.
+    void settle(message_set& set);
+    [[nodiscard]] bool is_quiet(int peer);
+    void say_quiet_if_so();
+    void keep_for_ever(std::vector<MPI_Request>& requests, std::unique_ptr<std::string> text);
+
+    MPI_Comm payload_;
+    MPI_Comm control_;
+    int rank_ = 0;
+    int size_ = 0;
+    int provided_ = MPI_THREAD_SINGLE;
+    std::shared_ptr<channel> parent_;
+    std::vector<int> places_in_parent_;
+    std::shared_ptr<family> family_;
+    self_communicator self_;
+    std::deque<message_set> sets_;
+    std::vector<message_set*> idle_;
+    bool broken_ = false;
+
+    /// Exchanges with receives in flight, here and below.
+    std::atomic<int> listening_ = 0;
+    /// Guards what follows: a channel below may look at it from another thread.
+    std::mutex mutex_;
+    std::optional<std::string> reason_;
+    /// The reason is still on its way, behind the exception that gave it.
+    bool provisional_ = false;
+    std::vector<char> quiet_;
+    bool said_quiet_ = false;
+};
+
+}  // namespace latpar::inline v0::mpi::detail
