@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels for host memory.
+#pragma once
+
+#include <latpar/kernel/kernel_set.hpp>
+
+namespace latpar::inline v0::kernel {
+
+/// The kernels of `kernel_set` for host memory, one pass over contiguous runs.
+///
+/// Every result has the bits of `kernel::reference`, whatever the strides; what a NaN carries
+/// besides being one may differ. Runs on the calling thread, takes no memory and keeps no state.
+/// Stream: done on return.
+class host {
+public:
+    [[nodiscard]] memory_space space() const noexcept { return memory_space::host; }
+
+    void copy(const_latent_view source, latent_view target, stream_ref stream = {}) const;
+
+    void round(latent_view values, dtype type, stream_ref stream = {}) const;
+
+    void stitch(latent_view output, axis along, std::span<const stitch_part> parts,
+                stream_ref stream = {}) const;
+
+    void linear_combination(std::span<const const_latent_view> inputs,
+                            std::span<const float> coefficients,
+                            std::span<const latent_view> outputs, stream_ref stream = {}) const;
+};
+
+static_assert(kernel_set<host>);
+
+}  // namespace latpar::inline v0::kernel

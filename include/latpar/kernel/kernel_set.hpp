@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel_set concept: the few memory-bound operations that policies need.
+#pragma once
+
+#include <latpar/core/view.hpp>
+
+#include <concepts>
+#include <span>
+
+namespace latpar::inline v0 {
+
+namespace kernel {
+
+/// The most inputs, and the most outputs, of one linear combination.
+inline constexpr std::size_t max_operands = 16;
+
+/// A prediction that covers part of an axis, and its weight at each position that it covers.
+struct stitch_part {
+    const_latent_view prediction;
+    /// Where it begins along the axis, counted from the first position of the output.
+    index_t begin = 0;
+    /// One weight for each of its positions along the axis, in host memory.
+    std::span<const float> weights{};
+};
+
+}  // namespace kernel
+
+/// A set of kernels for one memory space.
+///
+/// Stream: all are ordered on `stream`; host kernels have finished on return.
+/// Memory: any strides; f32, bf16 or f16. Arithmetic is in float32, in the order that is stated,
+/// and rounded once to the output's type.
+/// Errors: usage_error for extents that do not fit together, or a dtype that is not computed with.
+///
+/// - `copy(source, target, stream)`: the same extents; converts the type, rounding to nearest even.
+///   Packing a box, unpacking it and converting for the wire are all this operation. Source and
+///   target may be the same memory if their strides and types are the same; otherwise disjoint.
+/// - `round(values, type, stream)`: rounds each value, in place, to what `type` can hold: what the
+///   owner of a value does before it travels in that type, so that every rank uses the same.
+/// - `stitch(output, axis, parts, stream)`: at every position the sum over the parts that cover it,
+///   in their order, of weight times prediction. Parts may reach beyond the output on either side.
+/// - `linear_combination(inputs, coefficients, outputs, stream)`: outputs[r] = sum over k, in
+///   order, of coefficients[r * inputs.size() + k] * inputs[k]; a zero coefficient leaves its input
+///   unread, a coefficient of one takes it as it is. An input that no output reads may be an empty
+///   view. An output may be one of the inputs, in place. At most `kernel::max_operands` inputs and
+///   as many outputs.
+template <class K>
+concept kernel_set = std::copyable<K> &&
+    requires(const K& kernels, const_latent_view source, latent_view target, axis along,
+             std::span<const kernel::stitch_part> parts, std::span<const const_latent_view> inputs,
+             std::span<const float> coefficients, std::span<const latent_view> outputs,
+             stream_ref stream) {
+    { kernels.space() } -> std::same_as<memory_space>;
+    { kernels.copy(source, target, stream) } -> std::same_as<void>;
+    { kernels.round(target, dtype::bf16, stream) } -> std::same_as<void>;
+    { kernels.stitch(target, along, parts, stream) } -> std::same_as<void>;
+    { kernels.linear_combination(inputs, coefficients, outputs, stream) } -> std::same_as<void>;
+};
+
+namespace kernel {
+
+/// The least that is a kernel_set; declared only, to state what other concepts take.
+struct archetype {
+    memory_space space() const;
+    void copy(const_latent_view, latent_view, stream_ref) const;
+    void round(latent_view, dtype, stream_ref) const;
+    void stitch(latent_view, axis, std::span<const stitch_part>, stream_ref) const;
+    void linear_combination(std::span<const const_latent_view>, std::span<const float>,
+                            std::span<const latent_view>, stream_ref) const;
+};
+static_assert(kernel_set<archetype>);
+
+}  // namespace kernel
+}  // namespace latpar::inline v0

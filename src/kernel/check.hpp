@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every kernel set refuses, in the same words.
+#pragma once
+
+#include <latpar/kernel/kernel_set.hpp>
+
+namespace latpar::inline v0::kernel::detail {
+
+/// Errors: usage_error if the arguments of `kernel_set::copy` do not fit together.
+void check_copy(const const_latent_view& source, const latent_view& target, memory_space space);
+
+/// Errors: usage_error if the arguments of `kernel_set::round` do not fit together.
+void check_round(const latent_view& values, dtype type, memory_space space);
+
+/// Errors: usage_error if the arguments of `kernel_set::stitch` do not fit together.
+void check_stitch(const latent_view& output, axis along, std::span<const stitch_part> parts,
+                  memory_space space);
+
+/// Errors: usage_error if the arguments of `kernel_set::linear_combination` do not fit together.
+void check_linear_combination(std::span<const const_latent_view> inputs,
+                              std::span<const float> coefficients,
+                              std::span<const latent_view> outputs, memory_space space);
+
+/// True if both name the same elements of the same type.
+[[nodiscard]] bool is_same_memory(const const_latent_view& a, const const_latent_view& b) noexcept;
+
+}  // namespace latpar::inline v0::kernel::detail
