@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+// LatentParallel: a denoiser that cuts the latent into overlapping parts, one a rank.
+#pragma once
+
+#include <latpar/comm/agreement.hpp>
+#include <latpar/comm/box_exchange.hpp>
+#include <latpar/denoise/distributed_denoiser.hpp>
+#include <latpar/kernel/host.hpp>
+#include <latpar/step/latent_parallel_plan.hpp>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace latpar::inline v0 {
+
+/// A denoiser whose ranks each denoise one part of the latent, cut along another axis at every step,
+/// and stitch the predictions.
+///
+/// It talks once a denoising step, so it suits slow links. Guidance goes inside
+/// (`latent_parallel(guided(model, 4.0), ...)`): then only the guided prediction travels.
+/// With one rank and `parts` above one it runs all parts in turn: the same numbers without ranks.
+///
+/// Ranks: all ranks of the communicator construct it and make every call, in the same order.
+/// Stream: ordered on it; the host waits for messages.
+/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
+/// Errors: usage_error on every rank, before payload moves, if the ranks' plans differ or a call
+/// does not fit the plan; what the model throws aborts the communicator with its message.
+/// Source: Latent Parallelism (arXiv 2512.07350).
+template <denoiser Model, communicator Comm, kernel_set Kernels = kernel::host>
+class latent_parallel {
+public:
+    latent_parallel(Model model, Comm& comm, latent_parallel_plan plan, Kernels kernels = {},
+                    memory_source source = {})
+        : model_(std::move(model)),
+          comm_(&comm),
+          plan_(std::move(plan)),
+          kernels_(std::move(kernels)) {
+        agree_on(comm, "the LatentParallel plan", plan_.fingerprint());
+        agree_no_error(comm, complaint_about(source));
+        const latent_parallel_workspace space = plan_.workspace(comm.rank());
+        part_ = latent_block(space.part, plan_.problem.type, source);
+        predictions_ = latent_block(space.prediction, plan_.problem.type, source);
+        exchanges_.reserve(space.messages.size());
+        for (const index_t bytes : space.messages) {
+            exchanges_.emplace_back(comm, kernels_, bytes, source);
+        }
+    }
+
+    [[nodiscard]] const latent_parallel_plan& plan() const noexcept { return plan_; }
+    [[nodiscard]] Model& model() noexcept { return model_; }
+    [[nodiscard]] bool is_replicated() const noexcept {
+        return plan_.options.layout == latent_layout::replicated;
+    }
+    [[nodiscard]] placement placement_at(index_t step) const {
+        return {plan_.held(step, rank()),
+                plan_.stepped(std::min(step, plan_.problem.steps - 1), rank())};
+    }
+    [[nodiscard]] bool any_rank(bool flag) { return latpar::any_rank(*comm_, flag); }
+
+    void operator()(const_latent_view z, const step_info& info, latent_view prediction,
+                    stream_ref stream) {
+        guarded(*comm_, [&] {
+            const index_t i = check_call(z, info, prediction);
+            if (plan_.simulated()) {
+                simulate(i, z, info, prediction, stream);
+            } else {
+                denoise_own_part(i, z, info, stream);
+                combine(i, info.window, prediction, stream);
+            }
+        });
+    }
+
+    /// See distributed_denoiser.
+    void relayout(index_t step, latent_state& state, stream_ref stream) {
+        if (plan_.options.layout != latent_layout::sharded) return;
+        guarded(*comm_, [&] {
+            if (step + 1 == plan_.problem.steps) return;
+            round_state(step + 1, state, stream);
+            if (plan_.ranks > 1) move(step, state, stream);
+        });
+    }
+
+    /// See distributed_denoiser. `out` is [B, C, T, H, W].
+    void collect(index_t step, latent_state& state, latent_view out, stream_ref stream) {
+        guarded(*comm_, [&] {
+            for (const transfer_phase& phase : plan_.collect(step)) {
+                exchanges_[0].start(phase, state.z.view(), state.z.where().origin, stream);
+                exchanges_[0].wait_into(out, {}, stream);
+            }
+            if (rank() == 0 || plan_.options.result_everywhere) {
+                const box held = placement_at(step).held;
+                kernels_.copy(std::as_const(state.z).view(held), subview(out, held), stream);
+            }
+        });
+    }
+
+private:
+    [[nodiscard]] int rank() const noexcept { return comm_->rank(); }
+    [[nodiscard]] const latent_part& own_part(index_t step) const {
+        return plan_.cut_of(step).parts[static_cast<std::size_t>(rank())];
+    }
+    [[nodiscard]] bool rounds(dtype wire) const noexcept { return wire != plan_.problem.type; }
+
+    [[nodiscard]] std::optional<std::string> complaint_about(const memory_source& source) const {
+        if (plan_.ranks != comm_->size()) {
+            return detail::concat("the plan is for ", plan_.ranks, " ranks, the communicator has ",
+                                  comm_->size(), "; plan for its size");
+        }
+        if (source.space != kernels_.space()) {
+            return detail::concat("the memory is ", name_of(source.space),
+                                  " memory, the kernels work on ", name_of(kernels_.space()),
+                                  " memory; use the same for both");
+        }
+        if (!comm_->reaches(source.space)) {
+            return detail::concat("the communicator does not reach ", name_of(source.space),
+                                  " memory; use one that does");
+        }
+        return std::nullopt;
+    }
+
+    /// The step of a call that fits the plan.
+    index_t check_call(const const_latent_view& z, const step_info& info,
+                       const latent_view& prediction) {
+        detail::require(!info.samples.empty(),
+                        "step_info names no sample; give one for each of the batch");
+        const index_t i = info.samples.front().step;
+        for (const sample_info& sample : info.samples) {
+            detail::require(
+                sample.step == i, "a batch mixes the denoising steps ", i, " and ", sample.step,
+                ", which are cut along different axes; give LatentParallel one step a call");
+        }
+        detail::require(i >= 0 && i < plan_.problem.steps, "denoising step ", i,
+                        " is not in the plan, which has ", plan_.problem.steps);
+        const placement now = placement_at(i);
+        const auto fits = [&](const auto& view, index_t channels, const box& where) {
+            return view.extents == std::array{plan_.problem.batch, channels, where.extent[0],
+                                              where.extent[1], where.extent[2]};
+        };
+        detail::require(info.window == now.held && fits(z, plan_.problem.channels, now.held),
+                        "at step ", i, " rank ", rank(), " was called with a latent over ",
+                        info.window, ", its plan holds ", now.held, " (layout ",
+                        name_of(plan_.options.layout),
+                        "); use a loop that asks for placement_at, or the layout replicated");
+        detail::require(fits(prediction, plan_.problem.prediction_channels, now.stepped),
+                        "at step ", i, " the prediction of rank ", rank(), " must cover ",
+                        now.stepped, " with ", plan_.problem.prediction_channels, " channels");
+        detail::require(
+            info.conditions.empty() || plan_.options.layout != latent_layout::central,
+            "the layout central does not carry spatial conditions to the other ranks; use "
+            "replicated or sharded");
+        return i;
+    }
+
+    /// Calls the model on one part, given as views that begin at `origin`.
+    void call_model(const const_latent_view& z, const latent_part& part, step_info info,
+                    latent_view prediction, stream_ref stream) {
+        conditions_.clear();
+        for (const const_latent_view& condition : info.conditions) {
+            conditions_.push_back(subview(condition, relative_to(part.window, info.window.origin)));
+        }
+        samples_.assign(info.samples.begin(), info.samples.end());
+        for (sample_info& sample : samples_) {
+            if (!sample.frame_timesteps.empty()) {
+                sample.frame_timesteps = sample.frame_timesteps.subspan(
+                    static_cast<std::size_t>(part.window.origin[0] - info.window.origin[0]),
+                    static_cast<std::size_t>(part.window.extent[0]));
+            }
+        }
+        info.samples = samples_;
+        info.conditions = conditions_;
+        info.window = part.window;
+        model_(z, info, prediction, stream);
+        if (rounds(plan_.options.wire_prediction)) {
+            kernels_.round(prediction, plan_.options.wire_prediction, stream);
+        }
+    }
+
+    /// The part of z that the model sees: dense, and as the wire would deliver it.
+    const_latent_view part_of(const const_latent_view& z, const box& held, const latent_part& part,
+                              stream_ref stream) {
+        const bool as_received =
+            plan_.options.layout == latent_layout::central && rounds(plan_.options.wire_state);
+        if (part.window == held && !as_received) return z;
+        part_.place(plan_.problem.batch, plan_.problem.channels, part.window);
+        kernels_.copy(subview(z, relative_to(part.window, held.origin)), part_.view(), stream);
+        if (as_received) kernels_.round(part_.view(), plan_.options.wire_state, stream);
+        return std::as_const(part_).view();
+    }
+
+    void denoise_own_part(index_t i, const const_latent_view& z, const step_info& info,
+                          stream_ref stream) {
+        const latent_part& part = own_part(i);
+        const transfer_phase& scatter = plan_.steps[static_cast<std::size_t>(i)].scatter;
+        if (!scatter.transfers.empty()) {
+            exchanges_[0].start(scatter, z, info.window.origin, stream);
+            if (rank() > 0 && !part.window.empty()) {
+                part_.place(plan_.problem.batch, plan_.problem.channels, part.window);
+                exchanges_[0].wait_into(part_.view(), part.window.origin, stream);
+            }
+        }
+        predictions_.place(plan_.problem.batch, plan_.problem.prediction_channels, part.window);
+        if (!part.window.empty()) {
+            const const_latent_view own = info.window.empty()
+                                              ? std::as_const(part_).view()
+                                              : part_of(z, info.window, part, stream);
+            step_info own_info = info;
+            if (info.window.empty()) own_info.window = part.window;
+            call_model(own, part, own_info, predictions_.view(), stream);
+        }
+        exchanges_[0].wait();
+    }
+
+    /// Exchanges the predictions and stitches them over what this rank is to get.
+    void combine(index_t i, const box& held, latent_view prediction, stream_ref stream) {
+        const latent_parallel_step& step = plan_.steps[static_cast<std::size_t>(i)];
+        const latent_part& part = own_part(i);
+        const box stepped = plan_.stepped(i, rank());
+        const box target = is_replicated() ? part.core : stepped;
+        exchanges_[0].start(step.predictions, predictions_.view(), part.window.origin, stream);
+        const auto arrivals = exchanges_[0].wait();
+        if (!target.empty()) {
+            pieces_.clear();
+            bool own_added = part.window.empty();
+            const auto add_own = [&] {
+                if (!own_added) add_piece(i, rank(), part.window, predictions_.view(), target);
+                own_added = true;
+            };
+            for (const auto& arrival : arrivals) {
+                if (arrival.from.from > rank()) add_own();
+                add_piece(i, arrival.from.from, arrival.from.region, arrival.data, target);
+            }
+            add_own();
+            kernels_.stitch(subview(prediction, relative_to(target, stepped.origin)),
+                            plan_.cut_of(i).along, pieces_, stream);
+        }
+        if (!is_replicated()) return;
+        const latent_view core = subview(prediction, relative_to(part.core, held.origin));
+        if (rounds(plan_.options.wire_prediction)) {
+            kernels_.round(core, plan_.options.wire_prediction, stream);
+        }
+        exchanges_[0].start(step.spread, prediction, held.origin, stream);
+        exchanges_[0].wait_into(prediction, held.origin, stream);
+    }
+
+    void add_piece(index_t i, int from, const box& region, const const_latent_view& data,
+                   const box& target) {
+        const latent_cut& cut = plan_.cut_of(i);
+        const latent_part& part = cut.parts[static_cast<std::size_t>(from)];
+        const index_t begin = region.begin(cut.along);
+        pieces_.push_back(
+            {data, begin - target.begin(cut.along),
+             std::span(part.weights)
+                 .subspan(static_cast<std::size_t>(begin - part.window.begin(cut.along)),
+                          static_cast<std::size_t>(region.extent[index_of(cut.along)]))});
+    }
+
+    /// All parts in turn on this rank, with the numbers that the ranks would get.
+    void simulate(index_t i, const const_latent_view& z, const step_info& info,
+                  latent_view prediction, stream_ref stream) {
+        const latent_cut& cut = plan_.cut_of(i);
+        if (cut.parts.size() == 1) {
+            call_model(part_of(z, info.window, cut.parts[0], stream), cut.parts[0], info,
+                       prediction, stream);
+            return;
+        }
+        pieces_.clear();
+        latent_view next = predictions_.memory();
+        for (std::size_t k = 0; k < cut.parts.size(); ++k) {
+            const latent_part& part = cut.parts[k];
+            if (part.window.empty()) continue;
+            next.extents = {plan_.problem.batch, plan_.problem.prediction_channels,
+                            part.window.extent[0], part.window.extent[1], part.window.extent[2]};
+            next.strides = dense_strides(next.extents);
+            call_model(part_of(z, info.window, part, stream), part, info, next, stream);
+            add_piece(i, static_cast<int>(k), part.window, next, info.window);
+            next.data += detail::aligned(next.bytes());
+        }
+        kernels_.stitch(prediction, cut.along, pieces_, stream);
+        if (is_replicated() && rounds(plan_.options.wire_prediction)) {
+            kernels_.round(prediction, plan_.options.wire_prediction, stream);
+        }
+    }
+
+    [[nodiscard]] bool live(index_t step, std::size_t k) const {
+        return !plan_.problem.live_history.empty() &&
+               plan_.problem.live_history[static_cast<std::size_t>(step)][k];
+    }
+
+    /// Rounds what is about to travel, at its owner.
+    void round_state(index_t next_step, latent_state& state, stream_ref stream) {
+        if (!rounds(plan_.options.wire_state)) return;
+        const box core = plan_.stepped(next_step - 1, rank());
+        if (core.empty()) return;
+        kernels_.round(state.z.view(core), plan_.options.wire_state, stream);
+        for (std::size_t k = 0; k < state.history.size(); ++k) {
+            if (live(next_step, k)) {
+                kernels_.round(state.history[k].view(core), plan_.options.wire_state, stream);
+            }
+        }
+    }
+
+    /// Moves z and the live history; the buffers of predictions, free now, take what comes.
+    void move(index_t i, latent_state& state, stream_ref stream) {
+        const latent_parallel_step& step = plan_.steps[static_cast<std::size_t>(i)];
+        const placement now = placement_at(i);
+        const placement next = placement_at(i + 1);
+        const index_t batch = plan_.problem.batch;
+        const index_t channels = plan_.problem.channels;
+        exchanges_[0].start(step.move_state, state.z.view(), now.held.origin, stream);
+        for (std::size_t k = 0; k < state.history.size(); ++k) {
+            if (!live(i + 1, k)) continue;
+            exchanges_[k + 1].start(step.move_history[k], state.history[k].view(),
+                                    now.stepped.origin, stream);
+        }
+        const auto receive = [&](std::size_t channel, latent_block& from, latent_block& to,
+                                 const box& where) {
+            to.place(batch, channels, where);
+            const box kept = intersect(now.stepped, where);
+            if (!kept.empty()) {
+                kernels_.copy(std::as_const(from).view(kept), to.view(kept), stream);
+            }
+            exchanges_[channel].wait_into(to.view(), where.origin, stream);
+            std::swap(from, to);
+        };
+        receive(0, state.z, predictions_, next.held);
+        for (std::size_t k = 0; k < state.history.size(); ++k) {
+            if (live(i + 1, k)) {
+                receive(k + 1, state.history[k], state.prediction, next.stepped);
+            } else {
+                state.history[k].place(batch, channels, next.stepped);
+            }
+        }
+    }
+
+    Model model_;
+    Comm* comm_;
+    latent_parallel_plan plan_;
+    Kernels kernels_;
+    latent_block part_;
+    latent_block predictions_;
+    std::vector<box_exchange<Comm, Kernels>> exchanges_;
+    // Reused from call to call, so that the steady state allocates nothing.
+    std::vector<kernel::stitch_part> pieces_;
+    std::vector<const_latent_view> conditions_;
+    std::vector<sample_info> samples_;
+};
+
+}  // namespace latpar::inline v0

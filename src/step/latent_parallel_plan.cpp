@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+// LatentParallel, planned: who denoises which box at which step, and what travels.
+#include <latpar/core/memory.hpp>
+#include <latpar/step/latent_parallel_plan.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+
+namespace latpar::inline v0 {
+namespace {
+
+using detail::concat;
+using detail::require;
+
+bool is_wire_type(dtype type) {
+    return type == dtype::f32 || type == dtype::bf16 || type == dtype::f16;
+}
+
+void check(const latent_problem& problem, const latent_parallel_options& options, int ranks) {
+    require(ranks >= 1, "LatentParallel was planned for ", ranks, " ranks; it needs 1 or more");
+    require(problem.batch >= 1 && problem.channels >= 1 && problem.prediction_channels >= 1,
+            "a latent of batch ", problem.batch, ", ", problem.channels, " channels and ",
+            problem.prediction_channels,
+            " prediction channels cannot be sampled; each must be 1 or more");
+    require(problem.steps >= 1, problem.steps,
+            " denoising steps were asked for; ask for 1 or more");
+    for (const axis a : all_axes) {
+        const index_t extent = problem.extents[index_of(a)];
+        const index_t patch = options.patch[index_of(a)];
+        require(patch >= 1, "the patch along ", name_of(a), " is ", patch,
+                "; it must be 1 or more");
+        require(extent >= 1 && extent % patch == 0, "the latent's extent ", extent, " along ",
+                name_of(a), " is not a positive multiple of the patch ", patch,
+                "; choose one that is, such as ",
+                std::max<index_t>(1, (extent + patch / 2) / patch) * patch);
+    }
+    require(options.parts >= 0, options.parts, " parts were asked for; use 0 for one a rank");
+    require(options.parts == 0 || options.parts == ranks || ranks == 1, options.parts,
+            " parts cannot be spread on ", ranks,
+            " ranks; use as many parts as ranks, or one rank");
+    require(!options.rotation.empty(), "the rotation names no axis; it needs one of T, H, W");
+    for (const dtype type : {problem.type, options.wire_prediction, options.wire_state}) {
+        require(is_wire_type(type), "dtype ", name_of(type),
+                " cannot be sampled in; use f32, bf16 or f16");
+    }
+    for (const dtype wire : {options.wire_prediction, options.wire_state}) {
+        require(size_of(wire) <= size_of(problem.type), "a ", name_of(problem.type),
+                " latent gains nothing from travelling as ", name_of(wire), "; use ",
+                name_of(problem.type));
+    }
+    require(problem.live_history.empty() ||
+                static_cast<index_t>(problem.live_history.size()) == problem.steps,
+            "the history of ", problem.live_history.size(), " steps was given for ", problem.steps,
+            " steps; give one entry a step, or none");
+    require(
+        problem.elementwise || options.layout != latent_layout::sharded,
+        "this scheduler is not elementwise: it cannot step parts of a latent apart as the layout "
+        "sharded does; use replicated or central");
+}
+
+/// The stitching weight of each position of a part, before normalisation.
+std::vector<double> ramp(const axis_part& part, index_t patch) {
+    const index_t front = (part.core_begin - part.begin) * patch;
+    const index_t core = (part.core_end - part.core_begin) * patch;
+    const index_t rear = (part.end - part.core_end) * patch;
+    std::vector<double> out;
+    for (index_t i = 1; i <= front; ++i)
+        out.push_back(static_cast<double>(i) / static_cast<double>(front));
+    out.insert(out.end(), static_cast<std::size_t>(core), 1.0);
+    for (index_t i = rear; i >= 1; --i)
+        out.push_back(static_cast<double>(i) / static_cast<double>(rear));
+    return out;
+}
+
+latent_cut make_cut(const latent_problem& problem, const latent_parallel_options& options,
+                    axis along) {
+    const index_t patch = options.patch[index_of(along)];
+    const index_t extent = problem.extents[index_of(along)];
+    const box whole = box_of(problem.extents);
+    latent_cut cut{along, {}};
+    std::vector<double> sums(static_cast<std::size_t>(extent), 0.0);
+    std::vector<std::vector<double>> ramps;
+    const auto parts =
+        partition_axis(extent / patch, options.parts, options.overlap, options.cores);
+    for (const axis_part& part : parts) {
+        latent_part& out = cut.parts.emplace_back();
+        ramps.emplace_back();
+        if (part.idle()) continue;
+        out.core = slab(whole, along, part.core_begin * patch, part.core_end * patch);
+        out.window = slab(whole, along, part.begin * patch, part.end * patch);
+        ramps.back() = ramp(part, patch);
+        for (std::size_t i = 0; i < ramps.back().size(); ++i) {
+            sums[static_cast<std::size_t>(part.begin * patch) + i] += ramps.back()[i];
+        }
+    }
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+        for (std::size_t i = 0; i < ramps[k].size(); ++i) {
+            const double sum = sums[static_cast<std::size_t>(parts[k].begin * patch) + i];
+            cut.parts[k].weights.push_back(static_cast<float>(ramps[k][i] / sum));
+        }
+    }
+    return cut;
+}
+
+template <class F>
+std::vector<box> boxes_of(int ranks, F&& f) {
+    std::vector<box> out;
+    for (int rank = 0; rank < ranks; ++rank) out.push_back(f(rank));
+    return out;
+}
+
+/// Builds the phases of a plan whose layout, parts and cuts are settled.
+class phase_builder {
+public:
+    explicit phase_builder(latent_parallel_plan& plan) : plan_(plan) {}
+
+    void build() {
+        for (index_t i = 0; i < plan_.problem.steps; ++i) {
+            latent_parallel_step& step = plan_.steps.emplace_back();
+            step.cut = static_cast<std::size_t>(i) % plan_.cuts.size();
+        }
+        if (plan_.ranks == 1) return;
+        for (index_t i = 0; i < plan_.problem.steps; ++i) {
+            latent_parallel_step& step = plan_.steps[static_cast<std::size_t>(i)];
+            step.scatter = scatter(i);
+            step.predictions = predictions(i);
+            step.spread = spread(i);
+            if (plan_.options.layout == latent_layout::sharded && i + 1 < plan_.problem.steps) {
+                move(i, step);
+            }
+        }
+    }
+
+private:
+    transfer_phase phase(std::string name, index_t channels, dtype wire) const {
+        return {std::move(name), plan_.problem.batch * channels, wire, {}};
+    }
+    std::vector<box> stepped(index_t i) const {
+        return boxes_of(plan_.ranks, [&](int rank) { return plan_.stepped(i, rank); });
+    }
+
+    transfer_phase scatter(index_t i) const {
+        transfer_phase out = phase("scatter", plan_.problem.channels, plan_.options.wire_state);
+        if (plan_.options.layout != latent_layout::central) return out;
+        const auto& parts = plan_.cut_of(i).parts;
+        for (int to = 1; to < plan_.ranks; ++to) {
+            const box& window = parts[static_cast<std::size_t>(to)].window;
+            if (!window.empty()) out.transfers.push_back({0, to, window});
+        }
+        return out;
+    }
+
+    transfer_phase predictions(index_t i) const {
+        transfer_phase out =
+            phase("predictions", plan_.problem.prediction_channels, plan_.options.wire_prediction);
+        const auto& parts = plan_.cut_of(i).parts;
+        for (int to = 0; to < plan_.ranks; ++to) {
+            const box target = plan_.options.layout == latent_layout::central
+                                   ? plan_.stepped(i, to)
+                                   : parts[static_cast<std::size_t>(to)].core;
+            for (int from = 0; from < plan_.ranks; ++from) {
+                const box common = intersect(parts[static_cast<std::size_t>(from)].window, target);
+                if (from != to && !common.empty()) out.transfers.push_back({from, to, common});
+            }
+        }
+        return out;
+    }
+
+    transfer_phase spread(index_t i) const {
+        transfer_phase out =
+            phase("spread", plan_.problem.prediction_channels, plan_.options.wire_prediction);
+        if (plan_.options.layout != latent_layout::replicated) return out;
+        const auto& parts = plan_.cut_of(i).parts;
+        const auto cores = boxes_of(
+            plan_.ranks, [&](int rank) { return parts[static_cast<std::size_t>(rank)].core; });
+        out.transfers = plan_relayout(cores, stepped(i));
+        return out;
+    }
+
+    void move(index_t i, latent_parallel_step& step) const {
+        const auto now = stepped(i);
+        step.move_state = phase("move z", plan_.problem.channels, plan_.options.wire_state);
+        step.move_state.transfers = plan_relayout(
+            now, boxes_of(plan_.ranks, [&](int rank) { return plan_.held(i + 1, rank); }));
+        for (index_t k = 0; k < plan_.problem.history_size(); ++k) {
+            transfer_phase& out = step.move_history.emplace_back(phase(
+                concat("move history ", k), plan_.problem.channels, plan_.options.wire_state));
+            const auto& live = plan_.problem.live_history[static_cast<std::size_t>(i + 1)];
+            if (live[static_cast<std::size_t>(k)])
+                out.transfers = plan_relayout(now, stepped(i + 1));
+        }
+    }
+
+    latent_parallel_plan& plan_;
+};
+
+/// What decides how long communication takes: the bytes through the busiest rank, one way.
+index_t busiest(const latent_parallel_plan& plan) {
+    index_t out = 0;
+    for (int rank = 0; rank < plan.ranks; ++rank) {
+        out = std::max({out, plan.bytes_sent_by(rank), plan.bytes_received_by(rank)});
+    }
+    return out;
+}
+
+latent_parallel_plan plan_layout(latent_parallel_plan plan, latent_layout layout) {
+    plan.options.layout = layout;
+    phase_builder(plan).build();
+    return plan;
+}
+
+template <class F>
+index_t sum_over_run(const latent_parallel_plan& plan, index_t count, F&& bytes_of) {
+    index_t out = 0;
+    for (index_t i = 0; i < count; ++i) {
+        for (const transfer_phase* phase : plan.phases_of(i)) out += bytes_of(*phase);
+    }
+    for (const transfer_phase& phase : plan.collect(count)) out += bytes_of(phase);
+    return out;
+}
+
+}  // namespace
+
+std::string_view name_of(latent_layout layout) noexcept {
+    constexpr std::array<std::string_view, 4> names{"automatic", "central", "replicated",
+                                                    "sharded"};
+    return names[static_cast<std::size_t>(layout)];
+}
+
+std::string_view name_of(partition kind) noexcept {
+    return kind == partition::paper ? "paper" : "balanced";
+}
+
+box latent_parallel_plan::held(index_t step, int rank) const {
+    const box whole = box_of(problem.extents);
+    if (ranks == 1 || options.layout == latent_layout::replicated) return whole;
+    if (options.layout == latent_layout::central) return rank == 0 ? whole : box{};
+    if (step == problem.steps) return stepped(step - 1, rank);
+    return cut_of(step).parts[static_cast<std::size_t>(rank)].window;
+}
+
+box latent_parallel_plan::stepped(index_t step, int rank) const {
+    if (ranks == 1 || options.layout != latent_layout::sharded) return held(step, rank);
+    return cut_of(step).parts[static_cast<std::size_t>(rank)].core;
+}
+
+std::vector<transfer_phase> latent_parallel_plan::collect(index_t step) const {
+    const box whole = box_of(problem.extents);
+    const auto transfers = plan_relayout(
+        boxes_of(ranks, [&](int rank) { return held(step, rank); }), boxes_of(ranks, [&](int rank) {
+            return rank == 0 || options.result_everywhere ? whole : box{};
+        }));
+    std::vector<transfer_phase> out;
+    for (int from = 0; from < ranks; ++from) {
+        transfer_phase phase{"collect", problem.batch * problem.channels, problem.type, {}};
+        for (const transfer& t : transfers) {
+            if (t.from == from) phase.transfers.push_back(t);
+        }
+        if (!phase.transfers.empty()) out.push_back(std::move(phase));
+    }
+    return out;
+}
+
+std::vector<const transfer_phase*> latent_parallel_plan::phases_of(index_t step) const {
+    const latent_parallel_step& s = steps[static_cast<std::size_t>(step)];
+    std::vector<const transfer_phase*> out{&s.scatter, &s.predictions, &s.spread, &s.move_state};
+    for (const transfer_phase& phase : s.move_history) out.push_back(&phase);
+    std::erase_if(out, [](const transfer_phase* phase) { return phase->transfers.empty(); });
+    return out;
+}
+
+index_t latent_parallel_plan::bytes_after(index_t count) const {
+    return sum_over_run(*this, count, [](const transfer_phase& p) { return p.bytes(); });
+}
+
+index_t latent_parallel_plan::bytes_sent_by(int rank) const {
+    return sum_over_run(*this, problem.steps,
+                        [&](const transfer_phase& p) { return p.bytes_sent_by(rank); });
+}
+
+index_t latent_parallel_plan::bytes_received_by(int rank) const {
+    return sum_over_run(*this, problem.steps,
+                        [&](const transfer_phase& p) { return p.bytes_received_by(rank); });
+}
+
+index_t latent_parallel_plan::paper_bytes() const {
+    index_t positions = 0;
+    for (index_t i = 0; i < problem.steps; ++i) {
+        positions += volume_of(problem.extents);
+        for (const latent_part& part : cut_of(i).parts) positions += 2 * part.window.volume();
+    }
+    return positions * problem.batch * problem.channels * 4;
+}
+
+index_t latent_parallel_plan::denoiser_calls() const {
+    index_t out = 0;
+    for (index_t i = 0; i < problem.steps; ++i) {
+        for (const latent_part& part : cut_of(i).parts) out += part.window.empty() ? 0 : 1;
+    }
+    return out;
+}
+
+double latent_parallel_plan::critical_fraction() const {
+    index_t positions = 0;
+    for (index_t i = 0; i < problem.steps; ++i) {
+        index_t largest = 0;
+        index_t all = 0;
+        for (const latent_part& part : cut_of(i).parts) {
+            largest = std::max(largest, part.window.volume());
+            all += part.window.volume();
+        }
+        positions += simulated() ? all : largest;
+    }
+    return static_cast<double>(positions) /
+           static_cast<double>(problem.steps * volume_of(problem.extents));
+}
+
+index_t latent_parallel_plan::workspace_bytes(int rank) const {
+    const latent_parallel_workspace space = workspace(rank);
+    return space.part + space.prediction +
+           std::accumulate(space.messages.begin(), space.messages.end(), index_t{0});
+}
+
+latent_parallel_workspace latent_parallel_plan::workspace(int rank) const {
+    const index_t element = problem.batch * size_of(problem.type);
+    const bool rounded =
+        options.layout == latent_layout::central && options.wire_state != problem.type;
+    // Whether the part of z that is denoised lies in memory of its own.
+    const auto apart = [&](const box& window) {
+        return rounded || rank > 0 || window != box_of(problem.extents);
+    };
+    latent_parallel_workspace out;
+    out.messages.assign(static_cast<std::size_t>(1 + problem.history_size()), 0);
+    const auto grow = [](index_t& bytes, index_t needed) { bytes = std::max(bytes, needed); };
+    for (const latent_cut& cut : cuts) {
+        index_t predictions = 0;
+        for (std::size_t k = 0; k < cut.parts.size(); ++k) {
+            const box& window = cut.parts[k].window;
+            if (ranks > 1 && static_cast<int>(k) != rank) continue;
+            if (!(ranks > 1 && options.layout == latent_layout::sharded) && apart(window)) {
+                grow(out.part, window.volume() * problem.channels * element);
+            }
+            predictions += window.volume() * problem.prediction_channels * element;
+            if (ranks == 1) predictions = detail::aligned(predictions);
+        }
+        // A part that is all of the latent is predicted in place.
+        if (parts() > 1) grow(out.prediction, predictions);
+    }
+    for (index_t i = 0; i < problem.steps; ++i) {
+        const latent_parallel_step& step = steps[static_cast<std::size_t>(i)];
+        for (const transfer_phase* phase :
+             {&step.scatter, &step.predictions, &step.spread, &step.move_state}) {
+            grow(out.messages[0], phase->buffer_bytes(rank));
+        }
+        for (std::size_t k = 0; k < step.move_history.size(); ++k) {
+            grow(out.messages[k + 1], step.move_history[k].buffer_bytes(rank));
+        }
+    }
+    for (const transfer_phase& phase : collect(problem.steps)) {
+        grow(out.messages[0], phase.buffer_bytes(rank));
+    }
+    return out;
+}
+
+std::string latent_parallel_plan::fingerprint() const {
+    std::string live;
+    for (const auto& step : problem.live_history) {
+        for (const bool b : step) live += b ? '1' : '0';
+        live += '.';
+    }
+    std::string rotation;
+    for (const axis a : options.rotation) rotation += name_of(a);
+    return concat("latent_parallel latent=", problem.batch, 'x', problem.channels, '(',
+                  problem.prediction_channels, ")x", box_of(problem.extents), ' ',
+                  name_of(problem.type), " steps=", problem.steps, " history=", live,
+                  " ranks=", ranks, " parts=", parts(), " overlap=", options.overlap,
+                  " patch=", box_of(options.patch), " cores=", name_of(options.cores),
+                  " layout=", name_of(options.layout), " wire=", name_of(options.wire_prediction),
+                  '/', name_of(options.wire_state), " rotation=", rotation,
+                  " everywhere=", options.result_everywhere);
+}
+
+latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
+                                          latent_parallel_options options, int ranks) {
+    check(problem, options, ranks);
+    if (options.parts == 0) options.parts = ranks;
+    std::vector<axis> axes = options.rotation;
+    std::erase_if(
+        axes, [&](axis a) { return problem.extents[index_of(a)] == options.patch[index_of(a)]; });
+    require(!axes.empty() || options.parts == 1,
+            "every axis of the rotation has a single patch: nothing can be cut into ",
+            options.parts, " parts; name another axis, or use one part");
+    if (axes.empty()) axes.push_back(options.rotation.front());
+    options.rotation = axes;
+
+    latent_parallel_plan plan{problem, options, ranks, {}, {}};
+    for (const axis a : axes) plan.cuts.push_back(make_cut(problem, options, a));
+    if (options.layout != latent_layout::automatic)
+        return plan_layout(std::move(plan), options.layout);
+
+    latent_parallel_plan best = plan_layout(plan, latent_layout::replicated);
+    for (const latent_layout layout : {latent_layout::sharded, latent_layout::central}) {
+        if (layout == latent_layout::sharded &&
+            !(problem.elementwise && problem.channels == problem.prediction_channels)) {
+            continue;
+        }
+        latent_parallel_plan other = plan_layout(plan, layout);
+        if (busiest(other) < busiest(best)) best = std::move(other);
+    }
+    return best;
+}
+
+}  // namespace latpar::inline v0
