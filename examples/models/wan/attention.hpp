@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on one rank, and what the transformer asks of any other.
+#pragma once
+
+#include <wan/executor.hpp>
+
+#include <memory>
+#include <utility>
+
+namespace wan {
+
+/// Queries, keys or values of one sample: [tokens, heads, head_dim], float32.
+using heads_view = latpar::basic_view<std::byte, 3>;
+using const_heads_view = latpar::basic_view<const std::byte, 3>;
+/// The log of the sum of exponentials of the scaled scores, by which partial results merge:
+/// [tokens, heads], float32.
+using lse_view = latpar::basic_view<std::byte, 2>;
+
+/// A callable `attend(q, k, v, out, lse, stream)`: out = softmax(q k^T / sqrt(head_dim)) v.
+///
+/// Keys and values may be more or fewer than queries. `lse` is written if its pointer is not null;
+/// the transformer does not ask for it. An attention over tokens that several ranks share has two
+/// more members:
+/// - `token_range(tokens) -> pair(begin, end)`: the part of a window's tokens that this rank
+///   computes; without it all. The transformer hands over q, k and v of that part.
+/// - `gather(rows, stream)`: rows [tokens, columns] float32 of the whole window, of which this rank
+///   has filled its range, are completed with those of the others.
+template <class A>
+concept attention = requires(A& attend, const_heads_view q, const_heads_view k, const_heads_view v,
+                             heads_view out, lse_view lse, latpar::stream_ref stream) {
+    attend(q, k, v, out, lse, stream);
+};
+
+/// Attention over the tokens of this rank, parallel over heads and blocks of queries.
+///
+/// The full score matrix never exists: memory beyond the arguments does not depend on the number of
+/// tokens. With fewer heads of keys and values than of queries each serves a group of queries.
+class local_attention {
+public:
+    explicit local_attention(std::shared_ptr<executor> exec) : executor_(std::move(exec)) {}
+
+    /// Without any key the output is 0 and the lse is -infinity.
+    ///
+    /// Memory: host; any strides, but head_dim is dense. `out` may be q itself.
+    /// Errors: usage_error for shapes that do not fit together.
+    void operator()(const_heads_view q, const_heads_view k, const_heads_view v, heads_view out,
+                    lse_view lse = {}, latpar::stream_ref stream = {});
+
+private:
+    std::shared_ptr<executor> executor_;
+};
+
+}  // namespace wan

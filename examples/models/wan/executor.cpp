@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the transformer computes with: kernels, threads and scratch memory.
+#include <wan/dispatch.hpp>
+#include <wan/executor.hpp>
+
+namespace wan {
+namespace {
+
+int thread_count(int wanted) {
+    latpar::detail::require(wanted >= 0, wanted,
+                            " threads were asked for; give 0 for all that the hardware has");
+    if (wanted > 0) return wanted;
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace
+
+executor::executor(const executor_options& options)
+    : kernels_(&find_kernels(options.kernels)),
+      memory_(options.memory),
+      pool_(thread_count(options.threads)) {
+    latpar::detail::require(memory_.space == latpar::memory_space::host,
+                            "the transformer computes in host memory, not ",
+                            name_of(memory_.space));
+}
+
+void executor::reserve(index_t floats) {
+    // A multiple of 64 floats, so that no two threads share a cache line.
+    const index_t rounded = (floats + 63) / 64 * 64;
+    if (rounded <= floats_per_thread_) return;
+    scratch_ = latpar::buffer();
+    scratch_ = latpar::buffer(rounded * threads() * static_cast<index_t>(sizeof(float)), memory_);
+    floats_per_thread_ = rounded;
+}
+
+}  // namespace wan

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// The transformer without its self-attention: embeddings, projections, feed-forward and head.
+#pragma once
+
+#include <latpar/denoise/staged_denoiser.hpp>
+
+#include <wan/attention.hpp>
+#include <wan/executor.hpp>
+#include <wan/feature_cache.hpp>
+#include <wan/weights.hpp>
+
+#include <array>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace wan {
+
+/// Where the first token of a window stands.
+enum class positions : std::uint8_t {
+    local,   ///< at 0, wherever the window lies
+    global,  ///< at the window's origin within the global latent
+};
+
+/// What every layer needs to know of one call: times and positions. Never sent.
+struct context {
+    struct sample {
+        latpar::guidance_branch branch{};
+        index_t frames = 1;       ///< 1, or one for each frame with a timestep of its own
+        std::vector<float> time;  ///< [frames, width]
+        std::vector<float> time_projection;  ///< [frames, 6 width]
+    };
+
+    latpar::extents3 window{};
+    latpar::extents3 grid{};    ///< tokens along T, H, W
+    latpar::extents3 origin{};  ///< rotary position of the first token
+    index_t begin = 0;          ///< tokens [begin, end) are computed here
+    index_t end = 0;
+    std::vector<sample> samples;
+    /// Cosines and sines of the rotary embedding along each axis: [positions, pairs].
+    std::array<std::vector<float>, 3> cosine, sine;
+    /// Channels that `embed` puts behind those of z; the user's memory.
+    std::vector<latpar::const_latent_view> conditions;
+
+    [[nodiscard]] index_t tokens() const noexcept { return end - begin; }
+};
+
+/// One instance of the model but for its self-attention. Single samples; `transformer` adds the loop
+/// over the batch.
+class trunk {
+public:
+    trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where);
+
+    [[nodiscard]] const config& shape() const noexcept { return weights_->config; }
+
+    void set_text(latpar::guidance_branch branch, std::span<const float> embeddings);
+    [[nodiscard]] std::span<const float> embedded_text(latpar::guidance_branch branch) const;
+
+    /// The context of all tokens of the window.
+    [[nodiscard]] context prepare(const latpar::step_info& info) const;
+
+    void embed(latpar::const_latent_view z, const context& ctx, index_t sample, float* hidden);
+
+    struct projected {
+        const_heads_view q, k, v;
+        heads_view out;
+    };
+    /// Everything before the self-attention of `layer`; the views are valid until the next call.
+    [[nodiscard]] projected before_attention(index_t layer, context& ctx, index_t sample,
+                                             const float* hidden, feature_cache* cache);
+    /// Everything after it.
+    void after_attention(index_t layer, const context& ctx, index_t sample, float* hidden);
+
+    /// The patches of the whole window, [grid, patch]; those of [begin, end) are written.
+    [[nodiscard]] latpar::basic_view<std::byte, 2> head(const context& ctx, index_t sample,
+                                                        const float* hidden);
+    /// Puts the last patches into the prediction of one sample.
+    void unpatchify(const context& ctx, index_t sample, latpar::latent_view prediction);
+
+    /// Memory for the hidden rows of one sample.
+    [[nodiscard]] float* hidden_rows(const context& ctx);
+
+private:
+    struct text_state {
+        index_t tokens = 0;
+        latpar::buffer embedded;           // [tokens, width]
+        std::vector<latpar::buffer> k, v;  // one for each layer: [tokens, width]
+    };
+
+    template <class Task>
+    void for_row_blocks(index_t rows, index_t floats, const Task& task);
+    template <class F>
+    void for_frames(const context& ctx, index_t frames, index_t row, index_t rows, F&& f) const;
+    void modulate(std::span<const float> table, std::span<const float> time, index_t period,
+                  std::initializer_list<int> scales);
+    [[nodiscard]] const float* modulation(index_t frame, int vector) const;
+    void normalize(const context& ctx, index_t frames, const float* hidden, index_t first,
+                   index_t rows, int scale, int shift, float* out) const;
+    void add(const context& ctx, index_t frames, float* hidden, const float* change, index_t first,
+             index_t rows, int gate) const;
+    void rotate(const context& ctx, float* rows, index_t first_token, index_t count,
+                float* scratch) const;
+    void append_cached(context& ctx, const feature_cache::entry& stored,
+                       const block_weights& weights, float* keys, float* values);
+    void apply(const linear_weights& layer, const float* x, index_t rows, float* y) const;
+    [[nodiscard]] const block_weights& block(index_t layer) const;
+    [[nodiscard]] const text_state& text(latpar::guidance_branch branch) const;
+
+    std::shared_ptr<const weights> weights_;
+    std::shared_ptr<executor> executor_;
+    positions positions_;
+    std::array<text_state, 4> texts_;
+    std::vector<float> modulation_;  // [frames, vectors, width], 1 added to the scales
+    index_t vectors_ = 0;
+    latpar::buffer hidden_, q_, k_, v_, out_, patches_;
+};
+
+}  // namespace wan
