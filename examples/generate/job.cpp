@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all ranks work on: the model, its text, the shapes and the schedule.
+#include <latpar/comm/mesh_shape.hpp>
+#include <latpar/io/safetensors.hpp>
+#include <latpar/schedule/by_name.hpp>
+
+#include <generate/job.hpp>
+#include <moving_shapes/prompt.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace generate {
+namespace {
+
+using latpar::index_t;
+using latpar::usage_error;
+using latpar::detail::require;
+
+constexpr const char* file_name = "moving_shapes.safetensors";
+
+latpar::latent_parallel_options policy_options(const options& wanted, const latpar::extents3& patch,
+                                               int parts) {
+    latpar::latent_parallel_options out = wanted.latent_parallel;
+    out.patch = patch;
+    out.overlap = wanted.overlap.value_or(parts == 1 ? 0.0 : 0.5);
+    return out;
+}
+
+/// The degree of the latent axis; other axes are refused.
+int latent_degree(const options& wanted) {
+    const auto shape = latpar::mesh_shape::parse(wanted.mesh);
+    for (const latpar::mesh_axis& axis : shape.axes()) {
+        require(axis.name == "latent" || axis.degree == 1, "the mesh axis ", axis.name,
+                " has no policy in this version; use latent");
+    }
+    return shape.degree("latent");
+}
+
+std::array<index_t, 4> latent_extents(const options& wanted, index_t channels, index_t block) {
+    if (wanted.latent) return *wanted.latent;
+    for (const auto& [name, pixels] :
+         {std::pair("--height", wanted.height), std::pair("--width", wanted.width)}) {
+        require(pixels % block == 0, name, ' ', pixels, " is not a multiple of the ", block,
+                " pixels of a latent position; use ",
+                std::max<index_t>(1, (pixels + block / 2) / block) * block);
+    }
+    return {channels, wanted.frames, wanted.height / block, wanted.width / block};
+}
+
+std::vector<float> read_text(const latpar::safetensors_file& file, std::string_view name,
+                             index_t width) {
+    const latpar::safetensors_entry& entry = file.at(name);
+    require<latpar::io_error>(!entry.shape.empty() && entry.shape.back() == width,
+                              file.path().string(), ": '", name,
+                              "' must end in the model's text_dim ", width);
+    return latpar::to_float32(entry);
+}
+
+}  // namespace
+
+std::filesystem::path bundled_weights() {
+    std::error_code error;
+    const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+    const std::vector<std::filesystem::path> candidates{
+        program.parent_path() / LATPAR_DATA_FROM_BIN / file_name,
+        std::filesystem::path(LATPAR_SOURCE_DATA) / file_name};
+    for (const auto& path : candidates) {
+        if (std::filesystem::exists(path)) return path;
+    }
+    throw latpar::io_error(latpar::detail::concat("the bundled weights are neither at ",
+                                                  candidates[0].string(), " nor at ",
+                                                  candidates[1].string(), "; give --weights"));
+}
+
+latpar::latent_parallel_plan job::plan(int ranks) const {
+    return latpar::plan_latent_parallel(
+        latpar::latent_problem::of(extents, schedule),
+        policy_options(options, weights->config.patch_size, latent_degree(options)), ranks);
+}
+
+latpar::latent_parallel_plan plan_only(const options& wanted) {
+    const int ranks = latent_degree(wanted);
+    if (!wanted.latent || !wanted.patch) return prepare(wanted).plan(ranks);
+    const auto [c, t, h, w] = *wanted.latent;
+    return latpar::plan_latent_parallel(
+        latpar::latent_problem::of({1, c, t, h, w},
+                                   latpar::schedule::by_name(wanted.scheduler, wanted.steps)),
+        policy_options(wanted, *wanted.patch, ranks), ranks);
+}
+
+job prepare(const options& wanted) {
+    const auto path = wanted.weights.empty() ? bundled_weights() : wanted.weights;
+    job out{wanted,
+            {},
+            latpar::schedule::by_name(wanted.scheduler, wanted.steps),
+            path.stem().string(),
+            wan::load_weights(path),
+            0,
+            {},
+            {},
+            {}};
+    out.weight_bytes = out.weights->storage.bytes();
+    const wan::config& config = out.weights->config;
+
+    std::optional<latpar::safetensors_file> file;
+    if (std::filesystem::is_regular_file(path)) file = latpar::safetensors_file::open(path);
+    if (file && file->find("latent.decode.weight"))
+        out.decoder = moving_shapes::decoder::load(*file);
+    if (!wanted.text_embedding.empty()) {
+        const auto text = latpar::safetensors_file::open(wanted.text_embedding);
+        out.conditional = read_text(text, "conditional", config.text_dim);
+        out.unconditional = read_text(text, "unconditional", config.text_dim);
+    } else {
+        require(file && file->find("prompt.tokens"), path.string(),
+                " has no table of words: give --text-embedding in place of the prompt");
+        auto text = moving_shapes::prompt_reader::load(*file).embed(wanted.prompt);
+        const auto c = text.conditional.elements<float>();
+        const auto u = text.unconditional.elements<float>();
+        out.conditional.assign(c.begin(), c.end());
+        out.unconditional.assign(u.begin(), u.end());
+    }
+    for (const auto& output : wanted.outputs) {
+        require(out.decoder || output.extension() == ".safetensors", "--output ", output.string(),
+                ": nothing here decodes the latent of ", path.string(),
+                "; write it as .safetensors");
+    }
+    const auto [c, t, h, w] =
+        latent_extents(wanted, config.in_channels, out.decoder ? out.decoder->block() : 8);
+    require(c == config.in_channels && c == config.out_channels, "--latent has ", c,
+            " channels, the model ", config.in_channels, "; use that many");
+    out.extents = {1, c, t, h, w};
+    return out;
+}
+
+likeness compare(const job& j, latpar::const_latent_view result, latpar::const_latent_view serial) {
+    const auto squared_distance = [](auto a, auto b) {
+        double sum = 0;
+        for (std::size_t i = 0; i < a.size(); ++i) {
+            const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+            sum += d * d;
+        }
+        return sum;
+    };
+    const auto psnr = [](double mean_squared, double peak) {
+        return mean_squared <= 0 ? 100.0
+                                 : std::min(100.0, 10 * std::log10(peak * peak / mean_squared));
+    };
+    const std::span a(result.as<float>(), static_cast<std::size_t>(result.elements()));
+    const std::span b(serial.as<float>(), static_cast<std::size_t>(serial.elements()));
+    const double squared = squared_distance(a, b);
+    double norm = 0;
+    for (const float x : b) norm += static_cast<double>(x) * x;
+    likeness out;
+    out.relative_error = std::sqrt(squared / norm);
+    if (j.decoder) {
+        const media::rgb_video here = j.decoder->decode(result);
+        const media::rgb_video alone = j.decoder->decode(serial);
+        const auto count = static_cast<double>(here.data.size());
+        out.psnr_db =
+            psnr(squared_distance(std::span(here.data), std::span(alone.data)) / count, 255);
+    } else {
+        const auto [low, high] = std::minmax_element(b.begin(), b.end());
+        out.psnr_db = psnr(squared / static_cast<double>(b.size()), *high - *low);
+    }
+    return out;
+}
+
+void write_outputs(const job& j, latpar::const_latent_view result,
+                   const latpar::const_latent_view* serial) {
+    for (const auto& path : j.options.outputs) {
+        if (path.extension() == ".safetensors") {
+            latpar::safetensors_writer writer;
+            writer.add("latent", result);
+            writer.set_metadata("prompt", j.options.prompt);
+            writer.set_metadata("seed", std::to_string(j.options.seed));
+            writer.write(path);
+        } else if (path.extension() == ".gif") {
+            media::write_gif(path, j.decoder->decode(result), j.options.frames_per_second);
+        } else {
+            std::vector<media::rgb_video> rows{j.decoder->decode(result)};
+            if (serial) rows.insert(rows.begin(), j.decoder->decode(*serial));
+            media::write_contact_sheet(path, rows, std::min<index_t>(8, rows[0].frames));
+        }
+    }
+}
+
+}  // namespace generate

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all ranks work on: the model, its text, the shapes and the schedule.
+#pragma once
+
+#include <latpar/schedule/linear_scheduler.hpp>
+
+#include <generate/media.hpp>
+#include <generate/options.hpp>
+#include <moving_shapes/decoder.hpp>
+#include <wan/transformer.hpp>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace generate {
+
+/// Everything that does not depend on the rank. Immutable while ranks run.
+struct job {
+    generate::options options;
+    std::array<latpar::index_t, 5> extents{};  ///< [1, C, T, H, W]
+    latpar::linear_scheduler schedule;
+    std::string model_name;
+    std::shared_ptr<const wan::weights> weights;
+    latpar::index_t weight_bytes = 0;
+    std::vector<float> conditional;
+    std::vector<float> unconditional;
+    std::optional<moving_shapes::decoder> decoder;  ///< if the weights bring one
+
+    [[nodiscard]] latpar::latent_parallel_plan plan(int ranks) const;
+};
+
+/// Loads weights and text, and checks that what was asked for can be done.
+///
+/// Errors: usage_error or io_error, before anything runs.
+[[nodiscard]] job prepare(const options& wanted);
+
+/// The plan for `--plan`: needs no weights if the latent and the patch are given.
+[[nodiscard]] latpar::latent_parallel_plan plan_only(const options& wanted);
+
+/// Where the bundled weights are: beside an installed program, or in the source tree.
+[[nodiscard]] std::filesystem::path bundled_weights();
+
+/// How near a result is to what one rank alone makes.
+struct likeness {
+    /// 10 log10(peak^2 / mean squared difference), at most 100: of the pixels, or of the latent with its
+    /// range as the peak where nothing here decodes it.
+    double psnr_db = 0;
+    double relative_error = 0;  ///< of the latent, relative L2
+};
+[[nodiscard]] likeness compare(const job& j, latpar::const_latent_view result,
+                               latpar::const_latent_view serial);
+
+/// Writes all outputs; a contact sheet shows `serial`, null if it was not sampled, in its first row.
+void write_outputs(const job& j, latpar::const_latent_view result,
+                   const latpar::const_latent_view* serial);
+
+}  // namespace generate

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// latpar-generate: samples a video on one rank or many, and reports likeness and cost.
+#include <latpar/comm/agreement.hpp>
+#include <latpar/comm/mesh_shape.hpp>
+#include <latpar/comm/thread_team.hpp>
+
+#include <generate/run.hpp>
+#include <nlohmann/json.hpp>
+
+#include <atomic>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <optional>
+
+#if defined(LATPAR_GENERATE_MPI)
+#include <latpar/mpi/communicator.hpp>
+#include <latpar/mpi/environment.hpp>
+#endif
+
+namespace {
+
+using latpar::index_t;
+
+constexpr int exit_stopped = 130;  // as shells report an interrupted program
+
+std::atomic<bool> stop_requested = false;
+
+void request_stop(int) {
+    stop_requested = true;
+}
+
+std::string plan_json(const latpar::latent_parallel_plan& plan) {
+    using json = nlohmann::ordered_json;
+    const auto box_json = [](const latpar::box& b) {
+        return json{{"origin", b.origin}, {"extent", b.extent}};
+    };
+    json cuts = json::array();
+    for (const latpar::latent_cut& cut : plan.cuts) {
+        json parts = json::array();
+        for (const latpar::latent_part& part : cut.parts) {
+            parts.push_back({{"core", box_json(part.core)}, {"window", box_json(part.window)}});
+        }
+        cuts.push_back({{"axis", latpar::name_of(cut.along)}, {"parts", parts}});
+    }
+    std::vector<index_t> sent;
+    std::vector<index_t> received;
+    std::vector<index_t> workspace;
+    for (int rank = 0; rank < plan.ranks; ++rank) {
+        sent.push_back(plan.bytes_sent_by(rank));
+        received.push_back(plan.bytes_received_by(rank));
+        workspace.push_back(plan.workspace_bytes(rank));
+    }
+    const json out{
+        {"policy", "latent_parallel"},
+        {"latent",
+         {plan.problem.channels, plan.problem.extents[0], plan.problem.extents[1],
+          plan.problem.extents[2]}},
+        {"steps", plan.problem.steps},
+        {"ranks", plan.ranks},
+        {"overlap", plan.options.overlap},
+        {"partition", latpar::name_of(plan.options.cores)},
+        {"layout", latpar::name_of(plan.options.layout)},
+        {"wire",
+         {latpar::name_of(plan.options.wire_prediction), latpar::name_of(plan.options.wire_state)}},
+        {"cuts", cuts},
+        {"denoiser_calls",
+         {{"total", plan.denoiser_calls()},
+          {"critical_path", plan.problem.steps},
+          {"critical_fraction", plan.critical_fraction()}}},
+        {"bytes",
+         {{"total", plan.bytes()},
+          {"sent", sent},
+          {"received", received},
+          {"paper", plan.paper_bytes()}}},
+        {"workspace_bytes", workspace}};
+    return out.dump(2) + '\n';
+}
+
+void tell(const generate::options& options, const generate::report& figures) {
+    if (!options.report.empty()) {
+        std::ofstream file(options.report);
+        file << to_json(figures);
+        file.close();
+        latpar::detail::require<latpar::io_error>(file.good(), "--report ", options.report.string(),
+                                                  " could not be written; is its folder there?");
+    }
+    if (options.quiet) return;
+    std::cout << to_summary(figures);
+    for (const auto& path : options.outputs) std::cout << "  wrote " << path.string() << '\n';
+    if (!options.report.empty()) std::cout << "  wrote " << options.report.string() << '\n';
+}
+
+/// The number of an environment variable, or 0.
+int number_in(const char* name) {
+    const char* text = std::getenv(name);
+    return text ? std::atoi(text) : 0;
+}
+
+int ended(bool finished, bool tells) {
+    if (!finished && tells) std::cerr << "\nlatpar-generate: stopped; nothing was written\n";
+    return finished ? EXIT_SUCCESS : exit_stopped;
+}
+
+int run_on_threads(const generate::options& options, int ranks) {
+    const generate::job job = generate::prepare(options);
+    const auto stopping = [] { return stop_requested.load(); };
+    generate::report figures;
+    bool finished = false;
+    latpar::thread_team(ranks).run([&](latpar::thread_communicator& comm) {
+        latpar::any_communicator world(comm.duplicate());
+        generate::report mine;
+        const bool done = run_rank(world, job, {"threads", ranks, stopping}, mine);
+        if (comm.rank() == 0) {
+            finished = done;
+            figures = std::move(mine);
+        }
+    });
+    if (finished) tell(options, figures);
+    return ended(finished, true);
+}
+
+#if defined(LATPAR_GENERATE_MPI)
+int run_on_processes(const generate::options& options) {
+    const latpar::mpi::environment environment;
+    auto comm = latpar::mpi::communicator::world();
+    latpar::any_communicator world(comm.duplicate());
+    const int here = number_in("OMPI_COMM_WORLD_LOCAL_SIZE");
+    const generate::surroundings around{"mpi", here > 0 ? here : world.size(),
+                                        [] { return stop_requested.load(); }};
+    latpar::detail::require(options.ranks == 0 || options.ranks == world.size(), "--ranks ",
+                            options.ranks, " goes with threads, but mpirun started ", world.size(),
+                            " processes; leave it out");
+    // What one rank alone cannot do, such as reading its weights, stops all of them.
+    std::optional<generate::job> job;
+    std::optional<std::string> complaint;
+    try {
+        job.emplace(generate::prepare(options));
+    } catch (const std::exception& error) {
+        complaint = error.what();
+    }
+    latpar::agree_no_error(world, complaint);
+    generate::report figures;
+    const bool finished = run_rank(world, *job, around, figures);
+    if (finished && world.rank() == 0) tell(options, figures);
+    return ended(finished, world.rank() == 0);
+}
+#endif
+
+int run(const generate::options& options) {
+    if (options.plan != generate::plan_format::none) {
+        const auto plan = generate::plan_only(options);
+        std::cout << (options.plan == generate::plan_format::json ? plan_json(plan)
+                                                                  : to_table(plan));
+        return EXIT_SUCCESS;
+    }
+    std::signal(SIGINT, request_stop);
+    std::signal(SIGTERM, request_stop);
+#if defined(LATPAR_GENERATE_MPI)
+    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+        if (number_in(name) > 0) return run_on_processes(options);
+    }
+#endif
+    const auto shape = latpar::mesh_shape::parse(options.mesh);
+    const int ranks = options.ranks > 0 ? options.ranks : shape.size();
+    shape.require_size(ranks);
+    return run_on_threads(options, ranks);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        int status = EXIT_SUCCESS;
+        const auto options = generate::parse_options(argc, argv, status);
+        return options ? run(*options) : status;
+    } catch (const std::exception& error) {
+        std::cerr << "latpar-generate: " << error.what() << '\n';
+        return EXIT_FAILURE;
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The figures of a run, as JSON and as a table for people.
+#include <generate/report.hpp>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <iomanip>
+#include <sstream>
+
+namespace generate {
+namespace {
+
+using json = nlohmann::ordered_json;
+using latpar::index_t;
+
+template <class T>
+json or_null(const std::optional<T>& value) {
+    return value ? json(*value) : json(nullptr);
+}
+
+std::string mebibytes(index_t bytes) {
+    std::ostringstream out;
+    out << std::fixed << std::setprecision(2) << static_cast<double>(bytes) / (1024.0 * 1024.0)
+        << " MiB";
+    return std::move(out).str();
+}
+
+template <class T>
+std::string fixed(const T& value, int digits, const char* unit) {
+    std::ostringstream out;
+    out << std::fixed << std::setprecision(digits) << value << unit;
+    return std::move(out).str();
+}
+
+index_t largest(const std::vector<index_t>& values) {
+    return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+}
+
+}  // namespace
+
+std::string to_json(const report& r) {
+    const json out{{"policy", r.policy},
+                   {"mesh", r.mesh},
+                   {"ranks", r.ranks},
+                   {"backend", r.backend},
+                   {"device", r.device},
+                   {"model", r.model},
+                   {"latent", r.latent},
+                   {"steps", r.steps},
+                   {"seed", r.seed},
+                   {"scheduler", r.scheduler},
+                   {"threads", r.threads},
+                   {"wall_seconds", r.wall_seconds},
+                   {"denoiser_calls",
+                    {{"total", r.calls_total},
+                     {"critical_path", r.calls_critical_path},
+                     {"critical_fraction", r.critical_fraction}}},
+                   {"bytes",
+                    {{"planned", r.bytes_planned},
+                     {"total", r.bytes_total},
+                     {"sent", r.bytes_sent},
+                     {"paper", or_null(r.bytes_paper)}}},
+                   {"workspace_bytes", r.workspace_bytes},
+                   {"peak_bytes", r.peak_bytes},
+                   {"serial",
+                    {{"wall_seconds", or_null(r.serial_wall_seconds)},
+                     {"peak_bytes", or_null(r.serial_peak_bytes)}}},
+                   {"psnr_db", or_null(r.psnr_db)},
+                   {"relative_error", or_null(r.relative_error)}};
+    return out.dump(2) + '\n';
+}
+
+std::string to_summary(const report& r) {
+    std::ostringstream out;
+    const bool compared = r.serial_wall_seconds.has_value();
+    const auto row = [&](const std::string& name, const std::string& here,
+                         const std::string& alone = {}) {
+        out << "  " << std::left << std::setw(30) << name << std::right << std::setw(18) << here;
+        if (compared) out << std::setw(18) << alone;
+        out << '\n';
+    };
+    out << r.policy << ", mesh " << r.mesh << ", " << r.ranks << (r.ranks == 1 ? " rank" : " ranks")
+        << " (" << r.backend << ", " << r.threads << (r.threads == 1 ? " thread" : " threads")
+        << " each), latent " << r.latent[0] << 'x' << r.latent[1] << 'x' << r.latent[2] << 'x'
+        << r.latent[3] << ", " << r.steps << " steps of " << r.scheduler << ", seed " << r.seed
+        << '\n';
+    row("", r.ranks == 1 ? "this run" : std::to_string(r.ranks) + " ranks", "1 rank alone");
+    row("wall time", fixed(r.wall_seconds, 1, " s"),
+        compared ? fixed(*r.serial_wall_seconds, 1, " s") : "");
+    row("denoiser calls, critical path", std::to_string(r.calls_critical_path),
+        std::to_string(r.steps));
+    row("  of which each denoises", fixed(100 * r.critical_fraction, 0, "% of latent"),
+        "100% of latent");
+    row("denoiser calls, all ranks", std::to_string(r.calls_total), std::to_string(r.steps));
+    row("bytes sent, planned", mebibytes(r.bytes_planned), mebibytes(0));
+    row("bytes sent, metered", mebibytes(r.bytes_total), mebibytes(0));
+    if (r.bytes_paper) row("  by the paper's accounting", mebibytes(*r.bytes_paper));
+    row("workspace, largest rank", mebibytes(largest(r.workspace_bytes)), mebibytes(0));
+    row("peak memory, largest rank", mebibytes(largest(r.peak_bytes)),
+        r.serial_peak_bytes ? mebibytes(*r.serial_peak_bytes) : "");
+    if (r.psnr_db) row("PSNR against one rank", fixed(*r.psnr_db, 2, " dB"));
+    if (r.relative_error) row("relative error of the latent", fixed(*r.relative_error, 6, ""));
+    return std::move(out).str();
+}
+
+}  // namespace generate

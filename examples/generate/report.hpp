@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The figures of a run, as JSON and as a table for people.
+#pragma once
+
+#include <latpar/core/dtype.hpp>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace generate {
+
+/// What a run cost and how it compares. Lists have one entry for each rank.
+struct report {
+    std::string policy;
+    std::string mesh;
+    int ranks = 1;
+    std::string backend;
+    std::string device = "cpu";
+    std::string model;
+    std::array<latpar::index_t, 4> latent{};
+    latpar::index_t steps = 0;
+    std::uint64_t seed = 0;
+    std::string scheduler;
+    int threads = 1;  ///< of each rank
+    double wall_seconds = 0;
+    latpar::index_t calls_total = 0;
+    latpar::index_t calls_critical_path = 0;
+    double critical_fraction = 1;  ///< positions of the largest part over those of the latent
+    latpar::index_t bytes_planned = 0;
+    latpar::index_t bytes_total = 0;
+    std::vector<latpar::index_t> bytes_sent;
+    std::optional<latpar::index_t> bytes_paper;
+    std::vector<latpar::index_t> workspace_bytes;
+    std::vector<latpar::index_t> peak_bytes;
+    std::optional<double> serial_wall_seconds;
+    std::optional<latpar::index_t> serial_peak_bytes;
+    /// Against one rank alone; see likeness.
+    std::optional<double> psnr_db;
+    std::optional<double> relative_error;
+};
+
+/// Indented JSON; absent figures are null.
+[[nodiscard]] std::string to_json(const report& figures);
+[[nodiscard]] std::string to_summary(const report& figures);
+
+}  // namespace generate
