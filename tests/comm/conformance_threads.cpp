@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The conformance suite on the communicators of one process.
+#include <latpar/comm/any_communicator.hpp>
+#include <latpar/comm/metered.hpp>
+#include <latpar/comm/self.hpp>
+#include <latpar/comm/thread_team.hpp>
+
+#include <comm/conformance.hpp>
+
+using namespace latpar;
+
+static_assert(communicator<self_communicator>);
+static_assert(communicator<thread_communicator>);
+static_assert(communicator<any_communicator>);
+static_assert(communicator<metered<thread_communicator>>);
+static_assert(communicator<metered<any_communicator>>);
+
+namespace {
+
+/// Threads, each with its communicator wrapped by `wrap`.
+template <class Wrap>
+struct threads {
+    thread_team team;
+    Wrap wrap;
+
+    template <class F>
+    std::vector<std::string> run(F f) {
+        std::vector<std::string> verdicts(static_cast<std::size_t>(team.size()));
+        team.run([&](thread_communicator& comm) {
+            auto wrapped = wrap(std::move(comm));
+            verdicts[static_cast<std::size_t>(wrapped.rank())] = f(wrapped);
+        });
+        return verdicts;
+    }
+};
+
+template <class Wrap>
+threads(thread_team, Wrap) -> threads<Wrap>;
+
+struct alone {
+    template <class F>
+    std::vector<std::string> run(F f) {
+        self_communicator comm;
+        return {f(comm)};
+    }
+};
+
+}  // namespace
+
+TEST_CASE("self conforms") {
+    alone harness;
+    conformance::run(harness);
+}
+
+TEST_CASE("a wait of self for what it has not started is refused") {
+    self_communicator comm;
+    conformance::bytes in(3);
+    CHECK_THROWS_AS(conformance::start(comm, {}, {conformance::from(0, in)}).wait(), comm_error);
+    auto request = conformance::start(comm, {}, {conformance::from(0, in)});
+    CHECK_FALSE(request.test());
+}
+
+TEST_CASE("thread_team conforms") {
+    const int ranks = GENERATE(1, 2, 3, 4, 7);
+    threads harness{thread_team(ranks), [](thread_communicator comm) { return comm; }};
+    conformance::run(harness);
+}
+
+TEST_CASE("metered conforms, and each byte that is sent is received") {
+    const int ranks = GENERATE(1, 2, 3, 4, 7);
+    const auto account = std::make_shared<ledger>();
+    threads harness{thread_team(ranks),
+                    [&](thread_communicator comm) { return metered(std::move(comm), account); }};
+    conformance::run(harness);
+    if (ranks == 1) CHECK(account->total() == traffic{});
+    account->reset();
+    harness.run([](auto& comm) {
+        static_cast<void>(conformance::uneven_sizes(comm));
+        return conformance::splits(comm);
+    });
+    CHECK(account->total().bytes_sent == account->total().bytes_received);
+    CHECK(account->total().messages_sent == account->total().messages_received);
+    CHECK((account->total().bytes_sent > 0) == (ranks > 1));
+}
+
+TEST_CASE("any_communicator conforms") {
+    const int ranks = GENERATE(1, 2, 3, 4, 7);
+    threads harness{thread_team(ranks),
+                    [](thread_communicator comm) { return any_communicator(std::move(comm)); }};
+    conformance::run(harness);
+}
+
+TEST_CASE("a message between threads may exceed 2^31 bytes") {
+    if (is_sanitized()) return;
+    threads harness{thread_team(2), [](thread_communicator comm) { return comm; }};
+    for (const std::string& verdict :
+         harness.run([](auto& comm) { return conformance::beyond_two_gib(comm); })) {
+        CHECK(verdict == "");
+    }
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+// LatentParallel on thread ranks: against one rank, against its own simulation, against its plan.
+#include <latpar/comm/self.hpp>
+#include <latpar/comm/thread_team.hpp>
+#include <latpar/schedule/by_name.hpp>
+#include <latpar/schedule/ddim.hpp>
+
+#include <support/catch.hpp>
+#include <support/closed_form.hpp>
+#include <support/latent_parallel_run.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+
+using namespace latpar;
+
+namespace {
+
+constexpr std::array layouts{latent_layout::central, latent_layout::replicated,
+                             latent_layout::sharded};
+
+std::vector<rank_report> on_threads(const latent_parallel_plan& plan, const any_model& model,
+                                    const sampling_case& c) {
+    std::vector<rank_report> out(static_cast<std::size_t>(plan.ranks));
+    thread_team(plan.ranks).run([&](thread_communicator& comm) {
+        out[static_cast<std::size_t>(comm.rank())] = sample_in_parallel(comm, plan, model, c);
+    });
+    return out;
+}
+
+std::vector<float> simulated(const sampling_case& c, latent_parallel_options options, int parts,
+                             const any_model& model) {
+    options.parts = parts;
+    self_communicator comm;
+    return sample_in_parallel(comm, plan_latent_parallel(c.problem(), options, 1), model, c).latent;
+}
+
+bool bitwise_equal(const std::vector<float>& a, const std::vector<float>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    double difference = 0;
+    double norm = 0;
+    for (std::size_t i = 0; i < b.size(); ++i) {
+        difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+        norm += double(b[i]) * b[i];
+    }
+    return std::sqrt(difference / norm);
+}
+
+/// Acts on each position by itself.
+void pointwise(const_latent_view z, const step_info& info, latent_view prediction, stream_ref) {
+    const auto [batch, channels, frames, height, width] = z.extents;
+    for (index_t b = 0; b < batch; ++b)
+        for (index_t c = 0; c < channels; ++c)
+            for (index_t t = 0; t < frames; ++t)
+                for (index_t h = 0; h < height; ++h)
+                    for (index_t w = 0; w < width; ++w) {
+                        const std::array at{b, c, t, h, w};
+                        const float x = z.as<float>()[z.offset(at)];
+                        prediction.as<float>()[prediction.offset(at)] =
+                            std::tanh(x) * float(0.5 + info.samples[0].timestep / 1000);
+                    }
+}
+
+/// The mean over a cube of radius R, cut off at the edges of what it is given.
+any_model neighbourhood(index_t radius) {
+    return [radius](const_latent_view z, const step_info&, latent_view prediction, stream_ref) {
+        const auto [batch, channels, frames, height, width] = z.extents;
+        for (index_t t = 0; t < frames; ++t)
+            for (index_t h = 0; h < height; ++h)
+                for (index_t w = 0; w < width; ++w) {
+                    float sum = 0;
+                    for (index_t i = std::max<index_t>(0, t - radius);
+                         i < std::min(frames, t + radius + 1); ++i)
+                        for (index_t j = std::max<index_t>(0, h - radius);
+                             j < std::min(height, h + radius + 1); ++j)
+                            for (index_t k = std::max<index_t>(0, w - radius);
+                                 k < std::min(width, w + radius + 1); ++k)
+                                sum += z.as<float>()[z.offset({0, 0, i, j, k})];
+                    prediction.as<float>()[prediction.offset({0, 0, t, h, w})] = sum;
+                }
+        static_cast<void>(batch);
+        static_cast<void>(channels);
+    };
+}
+
+/// DDIM with as much fresh noise as ancestral sampling.
+linear_scheduler stochastic() {
+    schedule::ddim_options options = schedule::ddim_options::epsilon(6);
+    options.eta = 1;
+    return schedule::ddim(options);
+}
+
+struct drawn {
+    sampling_case c;
+    latent_parallel_options options;
+    int ranks;
+};
+
+/// Shapes, ranks, overlaps and layouts at random.
+drawn draw_case(std::mt19937& random) {
+    const auto draw = [&](int low, int high) {
+        return std::uniform_int_distribution<int>(low, high)(random);
+    };
+    const auto name = schedule::names[static_cast<std::size_t>(draw(0, 5))];
+    drawn out{{{draw(1, 2), draw(1, 3), draw(2, 7), 2 * draw(1, 5), 2 * draw(1, 5)},
+               schedule::by_name(name, draw(4, 6)),
+               static_cast<std::uint64_t>(draw(0, 1000))},
+              {},
+              draw(1, 5)};
+    out.options.overlap = draw(0, 4 * (out.ranks - 1)) / 4.0;
+    out.options.cores = draw(0, 1) ? partition::paper : partition::balanced;
+    out.options.layout = layouts[static_cast<std::size_t>(draw(0, 2))];
+    out.options.result_everywhere = draw(0, 1) == 1;
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("all layouts, simulated and on threads, agree bitwise, for every scheduler") {
+    for (const std::string_view name : schedule::names) {
+        const sampling_case c{{1, 4, 5, 8, 12}, schedule::by_name(name, 7), 11};
+        for (const auto& [ranks, overlap] :
+             {std::pair(2, 0.5), std::pair(3, 0.0), std::pair(4, 1.0)}) {
+            latent_parallel_options options;
+            options.overlap = overlap;
+            options.layout = latent_layout::replicated;
+            const closed_form model{0.7f, -0.3f, 4.0f};
+            const std::vector<float> expected = simulated(c, options, ranks, model);
+            for (const latent_layout layout : layouts) {
+                options.layout = layout;
+                CAPTURE(name, ranks, overlap, name_of(layout));
+                CHECK(bitwise_equal(simulated(c, options, ranks, model), expected));
+                const auto plan = plan_latent_parallel(c.problem(), options, ranks);
+                bool equal = true;
+                for (const rank_report& report : on_threads(plan, model, c)) {
+                    equal = equal && bitwise_equal(report.latent, expected);
+                }
+                CHECK(equal);
+            }
+        }
+    }
+}
+
+TEST_CASE("one part is the serial run, bitwise") {
+    for (const std::string_view name : schedule::names) {
+        const sampling_case c{{2, 3, 4, 6, 8}, schedule::by_name(name, 5), 3};
+        const closed_form model{0.7f, -0.3f, 4.0f};
+        for (const latent_layout layout : layouts) {
+            latent_parallel_options options;
+            options.overlap = 0;
+            options.layout = layout;
+            CHECK(bitwise_equal(simulated(c, options, 1, model), sample_serially(model, c)));
+        }
+    }
+}
+
+TEST_CASE("a pointwise denoiser gives the serial result to rounding; bytes are as planned") {
+    std::mt19937 random(5);
+    for (int trial = 0; trial < 60; ++trial) {
+        const drawn d = draw_case(random);
+        CAPTURE(trial, d.ranks, d.options.overlap, name_of(d.options.layout), d.c.schedule.name());
+        const auto plan = plan_latent_parallel(d.c.problem(), d.options, d.ranks);
+        const std::vector<float> serial = sample_serially(pointwise, d.c);
+        const auto reports = on_threads(plan, pointwise, d.c);
+        for (int rank = 0; rank < d.ranks; ++rank) {
+            const rank_report& report = reports[static_cast<std::size_t>(rank)];
+            if (rank == 0 || d.options.result_everywhere) {
+                CHECK(relative_difference(report.latent, serial) < 2e-5);
+            }
+            CHECK(report.sent_and_received.bytes_sent == plan.bytes_sent_by(rank));
+            CHECK(report.sent_and_received.bytes_received == plan.bytes_received_by(rank));
+            CHECK(report.policy_bytes == plan.workspace_bytes(rank));
+            CHECK(report.late_allocations == 0);
+        }
+    }
+}
+
+TEST_CASE("far from every cut, one prediction is that of the whole, bitwise") {
+    std::mt19937 random(9);
+    const auto draw = [&](int low, int high) {
+        return std::uniform_int_distribution<int>(low, high)(random);
+    };
+    for (int trial = 0; trial < 40; ++trial) {
+        const index_t radius = draw(0, 2);
+        const int ranks = draw(2, 4);
+        const axis along = all_axes[static_cast<std::size_t>(draw(0, 2))];
+        sampling_case c{
+            {1, 1, 6, 6, 6}, schedule::by_name("euler_flow", 4), static_cast<std::uint64_t>(trial)};
+        latent_parallel_options options;
+        options.overlap = draw(0, 2) / 4.0;
+        options.rotation = {along};
+        options.patch = {1, 1, 1};
+        // Long enough that a core keeps a position farther than overlap + radius from both its ends.
+        c.extents[2 + index_of(along)] = ranks * (4 * radius + 9 + draw(0, 5));
+        options.cores = partition::paper;
+        const auto plan = plan_latent_parallel(c.problem(), options, ranks);
+        const auto [whole_box, extent] = std::pair(
+            box_of({c.extents[2], c.extents[3], c.extents[4]}), c.extents[2 + index_of(along)]);
+        latent z(c.extents);
+        philox_noise(c.seed).fill(z.view(), whole_box, {0, 0});
+        const std::vector<sample_info> samples(1);
+        const step_info info{samples, whole_box, whole_box.extent, {}};
+        latent expected(c.extents);
+        const any_model model = neighbourhood(radius);
+        model(std::as_const(z).view(), info, expected.view(), {});
+        latent got(c.extents);
+        thread_team(ranks).run([&](thread_communicator& comm) {
+            latent_parallel_plan replicated = plan;
+            auto with_layout = options;
+            with_layout.layout = latent_layout::replicated;
+            latent_parallel policy(model, comm,
+                                   plan_latent_parallel(c.problem(), with_layout, ranks));
+            latent own(c.extents);
+            policy(std::as_const(z).view(), info, own.view(), {});
+            if (comm.rank() == 0) kernel::host{}.copy(own.view(), got.view());
+        });
+        const index_t margin = overlap_patches(extent, ranks, options.overlap) + radius;
+        index_t untouched = 0;
+        index_t changed = 0;
+        for (index_t at = 0; at < extent; ++at) {
+            index_t distance = extent;
+            for (const latent_part& part : plan.cuts[0].parts) {
+                if (part.window.empty() || part.core.begin(along) == 0) continue;
+                const index_t cut = part.core.begin(along);
+                distance = std::min(distance, at >= cut ? at - cut + 1 : cut - at);
+            }
+            const box layer = slab(whole_box, along, at, at + 1);
+            latent a({1, 1, layer.extent[0], layer.extent[1], layer.extent[2]});
+            latent b({1, 1, layer.extent[0], layer.extent[1], layer.extent[2]});
+            kernel::host{}.copy(subview(const_latent_view(got.view()), layer), a.view());
+            kernel::host{}.copy(subview(const_latent_view(expected.view()), layer), b.view());
+            const bool same =
+                std::memcmp(a.view().data, b.view().data, std::size_t(a.bytes())) == 0;
+            if (distance > margin) {
+                CHECK(same);
+                ++untouched;
+            } else {
+                changed += same ? 0 : 1;
+            }
+        }
+        CHECK(untouched > 0);
+        // Without overlap a neighbourhood must show at the cuts: the test sees a difference if any.
+        if (radius > 0 && options.overlap == 0) CHECK(changed > 0);
+    }
+}
+
+TEST_CASE("narrow wires round at the owner: replicas never fork, and ranks do not matter") {
+    const closed_form model{0.7f, -0.3f, 4.0f};
+    for (const std::string_view name : {"euler_flow", "unipc_flow", "dpmpp2m_flow"}) {
+        const sampling_case c{{1, 4, 6, 8, 8}, schedule::by_name(name, 6), 21};
+        for (const latent_layout layout : layouts) {
+            for (const dtype wire : {dtype::bf16, dtype::f16}) {
+                latent_parallel_options options;
+                options.layout = layout;
+                options.wire_prediction = wire;
+                options.wire_state = wire;
+                const auto plan = plan_latent_parallel(c.problem(), options, 3);
+                const auto reports = on_threads(plan, model, c);
+                const std::vector<float> alone = simulated(c, options, 3, model);
+                CAPTURE(name, name_of(layout), name_of(wire));
+                for (int rank = 0; rank < 3; ++rank) {
+                    const rank_report& report = reports[static_cast<std::size_t>(rank)];
+                    CHECK(bitwise_equal(report.latent, alone));
+                    CHECK(report.sent_and_received.bytes_sent == plan.bytes_sent_by(rank));
+                }
+                auto exact_options = options;
+                exact_options.wire_prediction = exact_options.wire_state = dtype::f32;
+                const double error =
+                    relative_difference(alone, simulated(c, exact_options, 3, model));
+                CHECK(error > 1e-6);  // something was rounded
+                CHECK(error < 0.05);
+            }
+        }
+    }
+}
+
+TEST_CASE("a scheduler that draws noise gives the same result on any number of ranks") {
+    sampling_case c{{1, 2, 4, 6, 6}, stochastic(), 4};
+    for (const latent_layout layout : layouts) {
+        latent_parallel_options options;
+        options.layout = layout;
+        const auto reports =
+            on_threads(plan_latent_parallel(c.problem(), options, 3), pointwise, c);
+        CHECK(relative_difference(reports[2].latent, sample_serially(pointwise, c)) < 2e-5);
+        CHECK(bitwise_equal(reports[2].latent, simulated(c, options, 3, pointwise)));
+    }
+}
+
+TEST_CASE("idle ranks idle: more ranks than patches") {
+    const sampling_case c{{1, 2, 2, 4, 4}, schedule::by_name("unipc_flow", 6), 8};
+    for (const latent_layout layout : layouts) {
+        latent_parallel_options options;
+        options.layout = layout;
+        options.overlap = 1.0;
+        const auto plan = plan_latent_parallel(c.problem(), options, 5);
+        REQUIRE(plan.cut_of(0).parts[4].window.empty());
+        CHECK(plan.denoiser_calls() < 5 * c.schedule.steps());
+        for (const rank_report& report : on_threads(plan, pointwise, c)) {
+            CHECK(relative_difference(report.latent, sample_serially(pointwise, c)) < 2e-5);
+        }
+    }
+}
+
+TEST_CASE("a run that stops early, on the word of one rank, collects what it has") {
+    sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("dpmpp2m_flow", 8), 8};
+    for (const latent_layout layout : layouts) {
+        latent_parallel_options options;
+        options.layout = layout;
+        const auto plan = plan_latent_parallel(c.problem(), options, 3);
+        std::vector<rank_report> reports(3);
+        thread_team(3).run([&](thread_communicator& comm) {
+            sampling_case mine = c;
+            if (comm.rank() == 1) mine.stop_after = 3;
+            reports[std::size_t(comm.rank())] = sample_in_parallel(comm, plan, pointwise, mine);
+        });
+        sampling_case stopped = c;
+        stopped.stop_after = 3;
+        index_t sent = 0;
+        for (const rank_report& report : reports) {
+            sent += report.sent_and_received.bytes_sent;
+            CHECK(relative_difference(report.latent, sample_serially(pointwise, stopped)) < 2e-5);
+        }
+        CHECK(sent == plan.bytes_after(3));
+    }
+}
+
+TEST_CASE("in sharded no rank but the collecting one takes as much as the latent") {
+    const sampling_case c{{1, 16, 20, 16, 24}, schedule::by_name("unipc_flow", 6), 8};
+    latent_parallel_options options;
+    options.layout = latent_layout::sharded;
+    options.result_everywhere = false;
+    const auto plan = plan_latent_parallel(c.problem(), options, 4);
+    const auto element = index_t{16 * 4};
+    for (int rank = 0; rank < 4; ++rank) {
+        index_t window = 0;
+        index_t core = 0;
+        for (const latent_cut& cut : plan.cuts) {
+            window = std::max(window, cut.parts[std::size_t(rank)].window.volume());
+            core = std::max(core, cut.parts[std::size_t(rank)].core.volume());
+        }
+        index_t messages = 0;
+        for (const index_t bytes : plan.workspace(rank).messages) messages += bytes;
+        CHECK(plan.workspace_bytes(rank) == window * element + messages);
+        // Messages: what arrives for the next window or core, and this core packed for others.
+        CHECK(messages <=
+              (2 * window + 2 * plan.problem.history_size() * core) * element + 64 * 64);
+    }
+    std::array<index_t, 4> peaks{};
+    thread_team(4).run([&](thread_communicator& comm) {
+        counting_resource memory;
+        latent_parallel policy(any_model(pointwise), comm, plan, kernel::host{},
+                               {&memory, memory_space::host});
+        peaks[std::size_t(comm.rank())] = memory.peak_bytes();
+    });
+    for (int rank = 0; rank < 4; ++rank) {
+        CHECK(peaks[std::size_t(rank)] == plan.workspace_bytes(rank));
+    }
+}
+
+TEST_CASE("plans that differ between ranks are refused on all of them with one message") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    std::vector<std::string> messages(3);
+    thread_team(3).run([&](thread_communicator& comm) {
+        latent_parallel_options options;
+        options.overlap = comm.rank() == 2 ? 0.75 : 0.5;
+        metered counted(comm.duplicate());
+        try {
+            latent_parallel policy(any_model(pointwise), counted,
+                                   plan_latent_parallel(c.problem(), options, 3));
+        } catch (const usage_error& error) {
+            messages[std::size_t(comm.rank())] = error.what();
+        }
+        if (counted.account().total().bytes_sent != 0) messages[std::size_t(comm.rank())] = "sent";
+    });
+    CHECK_THAT(messages[0], ContainsSubstring("overlap=0.75") && ContainsSubstring("overlap=0.5 "));
+    CHECK(messages[1] == messages[0]);
+    CHECK(messages[2] == messages[0]);
+}
+
+TEST_CASE("a plan for another number of ranks is refused") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    self_communicator alone;
+    CHECK_THROWS_WITH(
+        latent_parallel(any_model(pointwise), alone, plan_latent_parallel(c.problem(), {}, 3)),
+        ContainsSubstring("for 3 ranks"));
+}
+
+TEST_CASE("what the model throws on one rank is thrown on all") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    for (const latent_layout layout : layouts) {
+        latent_parallel_options options;
+        options.layout = layout;
+        const auto plan = plan_latent_parallel(c.problem(), options, 3);
+        std::vector<std::string> messages(3);
+        thread_team(3).run([&](thread_communicator& comm) {
+            const int rank = comm.rank();
+            const any_model model = [rank](const_latent_view z, const step_info& info,
+                                           latent_view p, stream_ref s) {
+                if (rank == 1 && info.samples[0].step == 2)
+                    throw std::runtime_error("no memory left");
+                pointwise(z, info, p, s);
+            };
+            try {
+                static_cast<void>(sample_in_parallel(comm, plan, model, c));
+            } catch (const std::exception& error) {
+                messages[std::size_t(rank)] = error.what();
+            }
+        });
+        for (const std::string& message : messages)
+            CHECK_THAT(message, ContainsSubstring("no memory left"));
+    }
+}
+
+TEST_CASE("conditions and per-frame timesteps are cut with the latent") {
+    const std::array<index_t, 5> extents{1, 1, 6, 4, 4};
+    const sampling_case c{extents, schedule::by_name("euler_flow", 3), 8};
+    // The prediction is the condition plus the frame's timestep: the policy must return it unchanged.
+    const any_model model = [](const_latent_view, const step_info& info, latent_view p,
+                               stream_ref) {
+        for (index_t t = 0; t < p.extents[2]; ++t)
+            for (index_t h = 0; h < p.extents[3]; ++h)
+                for (index_t w = 0; w < p.extents[4]; ++w)
+                    p.as<float>()[p.offset({0, 0, t, h, w})] =
+                        info.conditions[0].as<float>()[info.conditions[0].offset({0, 0, t, h, w})] +
+                        info.samples[0].frame_timesteps[std::size_t(t)];
+    };
+    latent z(extents);
+    latent condition(extents);
+    const box whole = box_of({6, 4, 4});
+    philox_noise(1).fill(z.view(), whole, {0, 0});
+    philox_noise(2).fill(condition.view(), whole, {0, 0});
+    const std::vector<float> frames{1, 2, 3, 4, 5, 6};
+    for (index_t step = 0; step < 3; ++step) {
+        std::vector<sample_info> samples(1);
+        samples[0].step = step;
+        samples[0].frame_timesteps = frames;
+        const std::array<const_latent_view, 1> conditions{condition.view()};
+        const step_info info{samples, whole, whole.extent, conditions};
+        latent expected(extents);
+        model(z.view(), info, expected.view(), {});
+        std::array<bool, 2> equal{};
+        thread_team(2).run([&](thread_communicator& comm) {
+            latent_parallel_options options;
+            options.layout = latent_layout::replicated;
+            options.overlap = 0;
+            latent_parallel policy(model, comm, plan_latent_parallel(c.problem(), options, 2));
+            latent got(extents);
+            policy(std::as_const(z).view(), info, got.view(), {});
+            equal[std::size_t(comm.rank())] =
+                std::memcmp(got.view().data, expected.view().data, std::size_t(got.bytes())) == 0;
+        });
+        CHECK((equal[0] && equal[1]));
+    }
+}
+
+TEST_CASE("calls that do not fit the plan say what would") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    latent_parallel_options options;
+    options.layout = latent_layout::replicated;
+    options.parts = 2;
+    self_communicator comm;
+    latent z(c.extents);
+    const box whole = box_of({4, 6, 6});
+    const auto call = [&](std::vector<sample_info> samples, const box& window) {
+        self_communicator fresh;
+        latent_parallel policy(any_model(pointwise), fresh,
+                               plan_latent_parallel(c.problem(), options, 1));
+        latent out(c.extents);
+        policy(std::as_const(z).view(), {samples, window, whole.extent, {}}, out.view(), {});
+    };
+    CHECK_THROWS_WITH(call({}, whole), ContainsSubstring("no sample"));
+    sample_info late;
+    late.step = 4;
+    CHECK_THROWS_WITH(call({late}, whole), ContainsSubstring("step 4"));
+    CHECK_THROWS_WITH(call({sample_info{}, late}, whole), ContainsSubstring("mixes"));
+    CHECK_THROWS_WITH(call({sample_info{}}, slab(whole, axis::t, 0, 2)),
+                      ContainsSubstring("placement_at"));
+}

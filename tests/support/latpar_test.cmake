@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# latpar_test(): one test executable and its CTest entries.
+
+find_package(Catch2 QUIET)
+if(NOT Catch2_FOUND)
+    message(FATAL_ERROR "Catch2 (2 or 3) is needed for the tests: install catch2, or configure with "
+                        "-DLATPAR_BUILD_TESTS=OFF")
+endif()
+
+# Catch2 3 is a library with headers of its own, Catch2 2 a single header.
+add_library(latpar_test_main STATIC ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
+target_include_directories(latpar_test_main PUBLIC ${CMAKE_CURRENT_LIST_DIR}/..)
+target_link_libraries(latpar_test_main PUBLIC latpar::latpar Catch2::Catch2)
+target_compile_definitions(latpar_test_main PUBLIC
+    LATPAR_DEFAULT_REFERENCE_DIR="${PROJECT_SOURCE_DIR}/tests/data/reference")
+if(Catch2_VERSION VERSION_GREATER_EQUAL 3)
+    target_compile_definitions(latpar_test_main PUBLIC LATPAR_CATCH2_V3)
+endif()
+
+# Compiling the test runner costs more than running it ever will.
+set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/main.cpp PROPERTIES COMPILE_OPTIONS -O0)
+
+# What the tests run, and nothing else.
+add_custom_target(latpar_tests)
+
+# Open MPI as root in a container needs its consent, and more ranks than cores need it too.
+set(LATPAR_MPIEXEC_FLAGS --allow-run-as-root --oversubscribe CACHE STRING
+    "Flags of mpirun in the tests, before the number of ranks")
+
+# latpar_test(NAME SOURCES a.cpp ... LABELS unit ... [LIBRARIES ...] [TIMEOUT seconds])
+# runs the executable once. With RANKS 1 2 3 it is run under mpirun for each number of ranks.
+function(latpar_test name)
+    cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;LABELS;LIBRARIES;RANKS" ${ARGN})
+    if(NOT arg_TIMEOUT)
+        set(arg_TIMEOUT 300)
+    endif()
+    set(target test_${name})
+    add_executable(${target} ${arg_SOURCES})
+    target_link_libraries(${target} PRIVATE latpar_test_main ${arg_LIBRARIES})
+    latpar_warnings(${target})
+    add_dependencies(latpar_tests ${target})
+    set(entries)
+    if(arg_RANKS)
+        foreach(ranks IN LISTS arg_RANKS)
+            add_test(NAME ${name}.${ranks} COMMAND ${MPIEXEC_EXECUTABLE} ${LATPAR_MPIEXEC_FLAGS}
+                     ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:${target}>)
+            list(APPEND entries ${name}.${ranks})
+            # So that ctest -j does not put two of them on the same cores.
+            set_tests_properties(${name}.${ranks} PROPERTIES PROCESSORS ${ranks})
+        endforeach()
+    else()
+        add_test(NAME ${name} COMMAND ${target})
+        list(APPEND entries ${name})
+    endif()
+    set_tests_properties(${entries} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+endfunction()

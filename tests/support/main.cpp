@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+// The main function of every test executable.
+#define CATCH_CONFIG_RUNNER
+#include <support/catch.hpp>
+
+int main(int argc, char** argv) {
+    return Catch::Session().run(argc, argv);
+}
