@@ -89,7 +89,7 @@ channel::channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> pa
 }
 
 channel::~channel() {
-    if (is_finalized() || reason_) return;
+    if (is_finalized() || reason_ || broken_) return;
     MPI_Comm_free(&payload_);
     MPI_Comm_free(&control_);
 }
@@ -425,6 +425,8 @@ bool channel::poll() {
     if (!reason) return false;
     // From here on this channel is aborted itself, whatever becomes of those above.
     const std::lock_guard lock(mutex_);
+    // One that is aborted from above is quiet where the abort was said: peers may have left this one.
+    if (!reason_) said_quiet_ = true;
     reason_ = std::move(reason);
     provisional_ = provisional;
     return true;
