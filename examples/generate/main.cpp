@@ -92,12 +92,6 @@ void tell(const generate::options& options, const generate::report& figures) {
     if (!options.report.empty()) std::cout << "  wrote " << options.report.string() << '\n';
 }
 
-/// The number of an environment variable, or 0.
-int number_in(const char* name) {
-    const char* text = std::getenv(name);
-    return text ? std::atoi(text) : 0;
-}
-
 int ended(bool finished, bool tells) {
     if (!finished && tells) std::cerr << "\nlatpar-generate: stopped; nothing was written\n";
     return finished ? EXIT_SUCCESS : exit_stopped;
@@ -122,6 +116,12 @@ int run_on_threads(const generate::options& options, int ranks) {
 }
 
 #if defined(LATPAR_GENERATE_MPI)
+/// The number of an environment variable, or 0.
+int number_in(const char* name) {
+    const char* text = std::getenv(name);
+    return text ? std::atoi(text) : 0;
+}
+
 int run_on_processes(const generate::options& options) {
     const latpar::mpi::environment environment;
     auto comm = latpar::mpi::communicator::world();

@@ -294,7 +294,7 @@ TEST_CASE("positions are the window's own or those within the global latent") {
 
 namespace {
 
-// A window of the frames [begin, end) of a latent [1, 4, T, 6, 6], embedded and sent through layer 0.
+// A window of the parts one after another, embedded and sent through layer 0.
 std::vector<float> first_layer(wan::transformer<>& model, const std::vector<const latent*>& parts,
                                const std::vector<float>& timesteps, wan::feature_cache* cache) {
     index_t frames = 0;

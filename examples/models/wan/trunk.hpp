@@ -47,8 +47,8 @@ struct context {
     [[nodiscard]] index_t tokens() const noexcept { return end - begin; }
 };
 
-/// One instance of the model but for its self-attention. Single samples; `transformer` adds the loop
-/// over the batch.
+/// One instance of the model but for its self-attention. Single samples; `transformer` adds the
+/// loop over the batch.
 class trunk {
 public:
     trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where);

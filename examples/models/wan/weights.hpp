@@ -76,7 +76,8 @@ struct tensor_shape {
 /// All of them, under the names of the diffusers library.
 [[nodiscard]] std::vector<tensor_shape> tensor_shapes(const config& shape);
 
-/// Writes a checkpoint of small random weights, the same for the same seed: for benchmarks and tests.
+/// Writes a checkpoint of small random weights, the same for the same seed: for benchmarks and
+/// tests.
 ///
 /// `config_json` goes into the metadata.
 void write_random_model(const std::filesystem::path& path, std::string_view config_json,
