@@ -3,6 +3,7 @@
 #include <latpar/comm/transfer_plan.hpp>
 #include <latpar/core/memory.hpp>
 
+#include <algorithm>
 #include <cstddef>
 
 namespace latpar::inline v0 {
@@ -59,10 +60,16 @@ std::vector<transfer> plan_relayout(std::span<const box> held, std::span<const b
                     wanted.size(), " ranks was asked for; both need the same number");
     std::vector<transfer> out;
     const std::size_t ranks = held.size();
+    std::vector<std::size_t> holders;
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+        if (!held[rank].empty()) holders.push_back(rank);
+    }
     for (std::size_t to = 0; to < ranks; ++to) {
         std::vector<box> missing = subtract(wanted[to], held[to]);
-        for (std::size_t step = 1; step < ranks && !missing.empty(); ++step) {
-            const std::size_t from = (to + step) % ranks;
+        const auto above = static_cast<std::size_t>(
+            std::upper_bound(holders.begin(), holders.end(), to) - holders.begin());
+        for (std::size_t step = 0; step < holders.size() && !missing.empty(); ++step) {
+            const std::size_t from = holders[(above + step) % holders.size()];
             std::vector<box> rest;
             for (const box& piece : missing) {
                 const box common = intersect(piece, held[from]);

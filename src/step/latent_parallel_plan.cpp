@@ -5,14 +5,20 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <iomanip>
+#include <limits>
+#include <map>
 #include <numeric>
+#include <sstream>
+#include <tuple>
 
 namespace latpar::inline v0 {
 namespace {
 
 using detail::concat;
 using detail::require;
+
+constexpr int max_parts = 1024;
 
 bool is_wire_type(dtype type) {
     return type == dtype::f32 || type == dtype::bf16 || type == dtype::f16;
@@ -36,6 +42,17 @@ void check(const latent_problem& problem, const latent_parallel_options& options
                 "; choose one that is, such as ",
                 std::max<index_t>(1, (extent + patch / 2) / patch) * patch);
     }
+    require(std::max(options.parts, ranks) <= max_parts, std::max(options.parts, ranks),
+            " parts were asked for; at most ", max_parts, " are planned");
+    // Wide enough for everything that is added up later.
+    const double bytes =
+        static_cast<double>(problem.batch) * 16.0 * max_parts *
+        static_cast<double>(problem.channels + problem.prediction_channels) *
+        static_cast<double>(problem.extents[0]) * static_cast<double>(problem.extents[1]) *
+        static_cast<double>(problem.extents[2]) * static_cast<double>(problem.steps);
+    require(bytes < 9e18, "a latent of ", box_of(problem.extents), " with ", problem.channels,
+            " channels and ", problem.steps, " steps moves more bytes than can be counted");
+    require(options.overlap >= 0, "the overlap is ", options.overlap, "; it must be 0 or more");
     require(options.parts >= 0, options.parts, " parts were asked for; use 0 for one a rank");
     require(options.parts == 0 || options.parts == ranks || ranks == 1, options.parts,
             " parts cannot be spread on ", ranks,
@@ -45,19 +62,25 @@ void check(const latent_problem& problem, const latent_parallel_options& options
         require(is_wire_type(type), "dtype ", name_of(type),
                 " cannot be sampled in; use f32, bf16 or f16");
     }
-    for (const dtype wire : {options.wire_prediction, options.wire_state}) {
-        require(size_of(wire) <= size_of(problem.type), "a ", name_of(problem.type),
-                " latent gains nothing from travelling as ", name_of(wire), "; use ",
-                name_of(problem.type));
-    }
     require(problem.live_history.empty() ||
                 static_cast<index_t>(problem.live_history.size()) == problem.steps,
             "the history of ", problem.live_history.size(), " steps was given for ", problem.steps,
             " steps; give one entry a step, or none");
     require(
+        problem.channels == problem.prediction_channels || options.layout != latent_layout::sharded,
+        "a prediction of ", problem.prediction_channels, " channels for a latent of ",
+        problem.channels, " cannot be stepped in the layout sharded; use replicated or central");
+    require(
         problem.elementwise || options.layout != latent_layout::sharded,
         "this scheduler is not elementwise: it cannot step parts of a latent apart as the layout "
         "sharded does; use replicated or central");
+}
+
+/// Enough digits to tell any two numbers apart.
+std::string exact(double value) {
+    std::ostringstream out;
+    out << std::setprecision(std::numeric_limits<double>::max_digits10) << value;
+    return std::move(out).str();
 }
 
 /// The stitching weight of each position of a part, before normalisation.
@@ -104,6 +127,14 @@ latent_cut make_cut(const latent_problem& problem, const latent_parallel_options
     return cut;
 }
 
+std::vector<const transfer_phase*> phases_of_kind(const latent_parallel_step& step) {
+    std::vector<const transfer_phase*> out{&step.scatter, &step.predictions, &step.spread,
+                                           &step.move_state};
+    for (const transfer_phase& phase : step.move_history) out.push_back(&phase);
+    std::erase_if(out, [](const transfer_phase* phase) { return phase->transfers.empty(); });
+    return out;
+}
+
 template <class F>
 std::vector<box> boxes_of(int ranks, F&& f) {
     std::vector<box> out;
@@ -117,13 +148,26 @@ public:
     explicit phase_builder(latent_parallel_plan& plan) : plan_(plan) {}
 
     void build() {
+        // Steps are alike if their cuts, the next step's, and the history that it reads are.
+        std::map<std::tuple<std::size_t, bool, std::vector<bool>>, std::size_t> known;
         for (index_t i = 0; i < plan_.problem.steps; ++i) {
-            latent_parallel_step& step = plan_.steps.emplace_back();
-            step.cut = static_cast<std::size_t>(i) % plan_.cuts.size();
+            const bool last = i + 1 == plan_.problem.steps;
+            std::vector<bool> live;
+            for (index_t k = 0; k < plan_.problem.history_size(); ++k) {
+                live.push_back(plan_.problem.reads_history(i + 1, k));
+            }
+            const std::size_t cut = static_cast<std::size_t>(i) % plan_.cuts.size();
+            const auto [at, is_new] = known.try_emplace({cut, last, live}, plan_.kinds.size());
+            plan_.kind_of_step.push_back(at->second);
+            if (is_new) plan_.kinds.push_back({cut, {}, {}, {}, {}, {}});
         }
         if (plan_.ranks == 1) return;
+        std::vector<bool> built(plan_.kinds.size());
         for (index_t i = 0; i < plan_.problem.steps; ++i) {
-            latent_parallel_step& step = plan_.steps[static_cast<std::size_t>(i)];
+            const std::size_t kind = plan_.kind_of_step[static_cast<std::size_t>(i)];
+            if (built[kind]) continue;
+            built[kind] = true;
+            latent_parallel_step& step = plan_.kinds[kind];
             step.scatter = scatter(i);
             step.predictions = predictions(i);
             step.spread = spread(i);
@@ -131,6 +175,7 @@ public:
                 move(i, step);
             }
         }
+        plan_.collection = plan_.collect(plan_.problem.steps);
     }
 
 private:
@@ -187,8 +232,7 @@ private:
         for (index_t k = 0; k < plan_.problem.history_size(); ++k) {
             transfer_phase& out = step.move_history.emplace_back(phase(
                 concat("move history ", k), plan_.problem.channels, plan_.options.wire_state));
-            const auto& live = plan_.problem.live_history[static_cast<std::size_t>(i + 1)];
-            if (live[static_cast<std::size_t>(k)])
+            if (plan_.problem.reads_history(i + 1, k))
                 out.transfers = plan_relayout(now, stepped(i + 1));
         }
     }
@@ -196,29 +240,30 @@ private:
     latent_parallel_plan& plan_;
 };
 
-/// What decides how long communication takes: the bytes through the busiest rank, one way.
-index_t busiest(const latent_parallel_plan& plan) {
-    index_t out = 0;
-    for (int rank = 0; rank < plan.ranks; ++rank) {
-        out = std::max({out, plan.bytes_sent_by(rank), plan.bytes_received_by(rank)});
+/// Adds what each rank sends and receives in the run.
+void count_traffic(latent_parallel_plan& plan) {
+    plan.sent_bytes.assign(static_cast<std::size_t>(plan.ranks), 0);
+    plan.received_bytes = plan.sent_bytes;
+    const auto count = [&](const transfer_phase& phase, index_t times) {
+        for (const transfer& t : phase.transfers) {
+            plan.sent_bytes[static_cast<std::size_t>(t.from)] += times * phase.bytes_of(t);
+            plan.received_bytes[static_cast<std::size_t>(t.to)] += times * phase.bytes_of(t);
+        }
+    };
+    std::vector<index_t> times(plan.kinds.size());
+    for (const std::size_t kind : plan.kind_of_step) ++times[kind];
+    for (std::size_t kind = 0; kind < plan.kinds.size(); ++kind) {
+        for (const transfer_phase* phase : phases_of_kind(plan.kinds[kind]))
+            count(*phase, times[kind]);
     }
-    return out;
+    for (const transfer_phase& phase : plan.collection) count(phase, 1);
 }
 
 latent_parallel_plan plan_layout(latent_parallel_plan plan, latent_layout layout) {
     plan.options.layout = layout;
     phase_builder(plan).build();
+    count_traffic(plan);
     return plan;
-}
-
-template <class F>
-index_t sum_over_run(const latent_parallel_plan& plan, index_t count, F&& bytes_of) {
-    index_t out = 0;
-    for (index_t i = 0; i < count; ++i) {
-        for (const transfer_phase* phase : plan.phases_of(i)) out += bytes_of(*phase);
-    }
-    for (const transfer_phase& phase : plan.collect(count)) out += bytes_of(phase);
-    return out;
 }
 
 }  // namespace
@@ -264,25 +309,21 @@ std::vector<transfer_phase> latent_parallel_plan::collect(index_t step) const {
 }
 
 std::vector<const transfer_phase*> latent_parallel_plan::phases_of(index_t step) const {
-    const latent_parallel_step& s = steps[static_cast<std::size_t>(step)];
-    std::vector<const transfer_phase*> out{&s.scatter, &s.predictions, &s.spread, &s.move_state};
-    for (const transfer_phase& phase : s.move_history) out.push_back(&phase);
-    std::erase_if(out, [](const transfer_phase* phase) { return phase->transfers.empty(); });
-    return out;
+    return phases_of_kind(step_at(step));
 }
 
 index_t latent_parallel_plan::bytes_after(index_t count) const {
-    return sum_over_run(*this, count, [](const transfer_phase& p) { return p.bytes(); });
+    index_t out = 0;
+    for (index_t i = 0; i < count; ++i) {
+        for (const transfer_phase* phase : phases_of(i)) out += phase->bytes();
+    }
+    for (const transfer_phase& phase : collect(count)) out += phase.bytes();
+    return out;
 }
 
-index_t latent_parallel_plan::bytes_sent_by(int rank) const {
-    return sum_over_run(*this, problem.steps,
-                        [&](const transfer_phase& p) { return p.bytes_sent_by(rank); });
-}
-
-index_t latent_parallel_plan::bytes_received_by(int rank) const {
-    return sum_over_run(*this, problem.steps,
-                        [&](const transfer_phase& p) { return p.bytes_received_by(rank); });
+index_t latent_parallel_plan::busiest_bytes() const {
+    return std::max(*std::max_element(sent_bytes.begin(), sent_bytes.end()),
+                    *std::max_element(received_bytes.begin(), received_bytes.end()));
 }
 
 index_t latent_parallel_plan::paper_bytes() const {
@@ -348,8 +389,7 @@ latent_parallel_workspace latent_parallel_plan::workspace(int rank) const {
         // A part that is all of the latent is predicted in place.
         if (parts() > 1) grow(out.prediction, predictions);
     }
-    for (index_t i = 0; i < problem.steps; ++i) {
-        const latent_parallel_step& step = steps[static_cast<std::size_t>(i)];
+    for (const latent_parallel_step& step : kinds) {
         for (const transfer_phase* phase :
              {&step.scatter, &step.predictions, &step.spread, &step.move_state}) {
             grow(out.messages[0], phase->buffer_bytes(rank));
@@ -358,9 +398,12 @@ latent_parallel_workspace latent_parallel_plan::workspace(int rank) const {
             grow(out.messages[k + 1], step.move_history[k].buffer_bytes(rank));
         }
     }
-    for (const transfer_phase& phase : collect(problem.steps)) {
-        grow(out.messages[0], phase.buffer_bytes(rank));
+    // A run may be stopped, and collected, before any step.
+    for (index_t i = 0; i < std::min(problem.steps, static_cast<index_t>(cuts.size())); ++i) {
+        for (const transfer_phase& phase : collect(i))
+            grow(out.messages[0], phase.buffer_bytes(rank));
     }
+    for (const transfer_phase& phase : collection) grow(out.messages[0], phase.buffer_bytes(rank));
     return out;
 }
 
@@ -374,8 +417,9 @@ std::string latent_parallel_plan::fingerprint() const {
     for (const axis a : options.rotation) rotation += name_of(a);
     return concat("latent_parallel latent=", problem.batch, 'x', problem.channels, '(',
                   problem.prediction_channels, ")x", box_of(problem.extents), ' ',
-                  name_of(problem.type), " steps=", problem.steps, " history=", live,
-                  " ranks=", ranks, " parts=", parts(), " overlap=", options.overlap,
+                  name_of(problem.type), " steps=", problem.steps,
+                  " elementwise=", problem.elementwise, " history=", live, " ranks=", ranks,
+                  " parts=", parts(), " overlap=", exact(options.overlap),
                   " patch=", box_of(options.patch), " cores=", name_of(options.cores),
                   " layout=", name_of(options.layout), " wire=", name_of(options.wire_prediction),
                   '/', name_of(options.wire_state), " rotation=", rotation,
@@ -386,6 +430,10 @@ latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
                                           latent_parallel_options options, int ranks) {
     check(problem, options, ranks);
     if (options.parts == 0) options.parts = ranks;
+    if (options.parts == 1) options.overlap = 0;
+    for (dtype* wire : {&options.wire_prediction, &options.wire_state}) {
+        if (size_of(*wire) > size_of(problem.type)) *wire = problem.type;
+    }
     std::vector<axis> axes = options.rotation;
     std::erase_if(
         axes, [&](axis a) { return problem.extents[index_of(a)] == options.patch[index_of(a)]; });
@@ -395,7 +443,7 @@ latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
     if (axes.empty()) axes.push_back(options.rotation.front());
     options.rotation = axes;
 
-    latent_parallel_plan plan{problem, options, ranks, {}, {}};
+    latent_parallel_plan plan{problem, options, ranks, {}, {}, {}, {}, {}, {}};
     for (const axis a : axes) plan.cuts.push_back(make_cut(problem, options, a));
     if (options.layout != latent_layout::automatic)
         return plan_layout(std::move(plan), options.layout);
@@ -407,7 +455,7 @@ latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
             continue;
         }
         latent_parallel_plan other = plan_layout(plan, layout);
-        if (busiest(other) < busiest(best)) best = std::move(other);
+        if (other.busiest_bytes() < best.busiest_bytes()) best = std::move(other);
     }
     return best;
 }

@@ -31,10 +31,15 @@ std::vector<axis_part> greedy(index_t patches, int parts, index_t overlap, index
 }
 
 std::vector<axis_part> balanced(index_t patches, int parts, index_t overlap) {
-    index_t limit = (patches + parts - 1) / parts;
-    std::vector<axis_part> out = greedy(patches, parts, overlap, limit);
-    while (out.back().core_end < patches) out = greedy(patches, parts, overlap, ++limit);
-    return out;
+    // Larger limits cover no less, so the smallest that covers all can be bisected.
+    index_t fails = 0;
+    index_t covers = patches;
+    while (covers - fails > 1) {
+        const index_t limit = fails + (covers - fails) / 2;
+        const bool all = greedy(patches, parts, overlap, limit).back().core_end == patches;
+        (all ? covers : fails) = limit;
+    }
+    return greedy(patches, parts, overlap, covers);
 }
 
 }  // namespace

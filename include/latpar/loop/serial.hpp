@@ -9,6 +9,9 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
+#include <sstream>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,8 +25,9 @@ namespace latpar::inline v0::loop {
 /// Ranks: with a distributed denoiser, all of its ranks make every call.
 /// Memory: latent, prediction and history over what this rank holds, from `source`, taken by the
 /// constructor.
-/// Errors: usage_error for a scheduler with several model calls a step, or one that is not
-/// elementwise where only a part is stepped.
+/// Errors: usage_error on every rank, before payload moves, if the ranks' schedules differ or are not
+/// what the model's plan was made for, and for a scheduler that is not elementwise where only a part is
+/// stepped. An exception on one rank makes the others throw with its message.
 template <denoiser Model, scheduler Schedule, kernel_set Kernels = kernel::host>
 class serial {
 public:
@@ -43,34 +47,28 @@ public:
           kernels_(std::move(kernels)) {
         static_assert(Schedule::model_calls_per_step == 1,
                       "loop::serial calls the model once a step; this scheduler wants more");
-        index_t held = 0;
-        index_t stepped = 0;
-        for (index_t i = 0; i <= steps(); ++i) {
-            const placement at = place(i);
-            held = std::max(held, at.held.volume());
-            stepped = std::max(stepped, at.stepped.volume());
-            detail::require(
-                Schedule::elementwise || at.stepped.empty() || at.stepped == box_of(spatial()),
-                "this scheduler cannot step a part of the latent; let every rank hold all of it");
+        if constexpr (distributed_denoiser<Model>) {
+            model.agree(latent_problem::of(extents, schedule_, type), fingerprint());
         }
-        const index_t element = extents[0] * extents[1] * size_of(type);
-        state_.z = latent_block(held * element, type, source);
-        state_.prediction = latent_block(stepped * element, type, source);
-        bool noisy = false;
-        for (index_t i = 0; i < steps(); ++i) noisy = noisy || schedule_.draws_noise(i);
-        if (noisy) noise_ = latent_block(stepped * extents[0] * extents[1] * 4, dtype::f32, source);
-        for (index_t k = 0; k < schedule_.history_size(); ++k) {
-            state_.history.emplace_back(stepped * element, type, source);
-        }
-        samples_.resize(static_cast<std::size_t>(extents[0]));
+        abort_if_thrown([&] { take_memory(type, source); });
     }
 
     /// Begins with the noise of key (0, 0); the same source feeds schedulers that draw noise.
     template <noise_source Noise>
     void start(const Noise& noise, stream_ref stream = {}) {
         begin();
-        if (!state_.z.where().empty())
-            noise.fill(state_.z.view(), state_.z.where(), {0, 0}, stream);
+        abort_if_thrown([&] {
+            agree_on_noise(noise, stream);
+            const box where = state_.z.where();
+            if (where.empty()) return;
+            if (state_.z.view().type == dtype::f32) {
+                noise.fill(state_.z.view(), where, {0, 0}, stream);
+            } else {
+                noise_.place(extents_[0], extents_[1], where);
+                noise.fill(noise_.view(), where, {0, 0}, stream);
+                kernels_.copy(std::as_const(noise_).view(), state_.z.view(), stream);
+            }
+        });
     }
 
     /// Begins with a whole latent of which this rank takes what it holds.
@@ -87,6 +85,9 @@ public:
     [[nodiscard]] bool done() const noexcept { return step_ == steps(); }
 
     [[nodiscard]] request next_request() {
+        detail::require(started_ && !done(), started_
+                                                 ? "all steps are done; start again"
+                                                 : "there is no latent to step; call start first");
         const placement at = place(step_);
         const auto n = static_cast<std::size_t>(step_);
         std::fill(samples_.begin(), samples_.end(),
@@ -134,15 +135,17 @@ public:
     /// any rank, all stop there and the result is false.
     template <noise_source Noise, class OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
-        while (!done()) {
-            const request next = next_request();
-            (*model_)(next.z, next.info, next.prediction, stream);
-            advance(noise, stream);
-            bool stop = !on_step(step_ - 1);
-            if constexpr (distributed_denoiser<Model>) stop = model_->any_rank(stop);
-            if (stop) return false;
-        }
-        return true;
+        return abort_if_thrown([&] {
+            while (!done()) {
+                const request next = next_request();
+                (*model_)(next.z, next.info, next.prediction, stream);
+                advance(noise, stream);
+                bool stop = !on_step(step_ - 1);
+                if constexpr (distributed_denoiser<Model>) stop = model_->any_rank(stop);
+                if (stop) return false;
+            }
+            return true;
+        });
     }
     template <noise_source Noise>
     void run(const Noise& noise, stream_ref stream = {}) {
@@ -152,6 +155,7 @@ public:
 
     /// The latent as it stands, whole, on the ranks that get the result; others may pass {}.
     void collect(latent_view out, stream_ref stream = {}) {
+        detail::require(started_, "there is no latent to collect; call start first");
         if constexpr (distributed_denoiser<Model>) {
             model_->collect(step_, state_, out, stream);
         } else {
@@ -169,6 +173,73 @@ private:
         }
     };
 
+    void take_memory(dtype type, memory_source source) {
+        index_t held = 0;
+        index_t stepped = 0;
+        for (index_t i = 0; i <= steps(); ++i) {
+            const placement at = place(i);
+            held = std::max(held, at.held.volume());
+            stepped = std::max(stepped, at.stepped.volume());
+            detail::require(
+                Schedule::elementwise || at.stepped.empty() || at.stepped == box_of(spatial()),
+                "this scheduler cannot step a part of the latent; let every rank hold all of it");
+        }
+        const index_t element = extents_[0] * extents_[1] * size_of(type);
+        state_.z = latent_block(held * element, type, source);
+        state_.prediction = latent_block(stepped * element, type, source);
+        bool noisy = false;
+        for (index_t i = 0; i < steps(); ++i) noisy = noisy || schedule_.draws_noise(i);
+        // Noise is drawn in float32.
+        if (noisy || type != dtype::f32)
+            noise_ = latent_block(std::max(held, stepped) * extents_[0] * extents_[1] * 4,
+                                  dtype::f32, source);
+        for (index_t k = 0; k < schedule_.history_size(); ++k) {
+            state_.history.emplace_back(stepped * element, type, source);
+        }
+        samples_.resize(static_cast<std::size_t>(extents_[0]));
+    }
+
+    /// Tells one schedule from another.
+    [[nodiscard]] std::string fingerprint() const {
+        std::ostringstream out;
+        out << std::hexfloat << schedule_.name();
+        for (const double t : schedule_.timesteps()) out << ' ' << t;
+        for (const double s : schedule_.sigmas()) out << ' ' << s;
+        return std::move(out).str();
+    }
+
+    /// Ranks that draw from different sources would sample a mixture: compares a value.
+    template <noise_source Noise>
+    void agree_on_noise(const Noise& noise, stream_ref stream) {
+        if constexpr (distributed_denoiser<Model>) {
+            if (kernels_.space() != memory_space::host) return;
+            latent probe({extents_[0], extents_[1], 1, 1, 1});
+            noise.fill(probe.view(), box_of({1, 1, 1}), {0, 0}, stream);
+            std::ostringstream out;
+            out << "noise source whose first value is " << std::hexfloat
+                << probe.template elements<float>()[0];
+            model_->agree(latent_problem::of(extents_, schedule_, state_.z.view().type), out.str());
+        }
+    }
+
+    /// Runs f; if it throws, the other ranks throw too instead of waiting for this one.
+    template <class F>
+    decltype(auto) abort_if_thrown(F&& f) {
+        if constexpr (distributed_denoiser<Model>) {
+            try {
+                return f();
+            } catch (const std::exception& error) {
+                model_->abort(error.what());
+                throw;
+            } catch (...) {
+                model_->abort("an exception that is not a std::exception");
+                throw;
+            }
+        } else {
+            return f();
+        }
+    }
+
     [[nodiscard]] extents3 spatial() const noexcept {
         return {extents_[2], extents_[3], extents_[4]};
     }
@@ -181,6 +252,7 @@ private:
     }
     void begin() {
         step_ = 0;
+        started_ = true;
         const placement at = place(0);
         state_.z.place(extents_[0], extents_[1], at.held);
         for (latent_block& h : state_.history) h.place(extents_[0], extents_[1], at.stepped);
@@ -193,6 +265,7 @@ private:
     latent_state state_;
     latent_block noise_;
     index_t step_ = 0;
+    bool started_ = false;
     std::vector<sample_info> samples_;
     std::vector<latent_view> history_views_;
 };

@@ -25,8 +25,8 @@ struct step_state {
 /// and `history_size()` tensors, which the caller owns, can clone, compare and send.
 ///
 /// - `steps()`, `timesteps()` [steps], `sigmas()` [steps + 1].
-/// - `history_live(i, k)`: whether step i reads history tensor k: one that is not read need not
-///   reach the rank that steps.
+/// - `history_live(i, k)`: whether step i reads history tensor k, be it only to keep it for a later
+///   step: one that is not read need not reach the rank that steps, and is then lost.
 /// - `draws_noise(i)`: whether step i reads `noise`.
 /// - `elementwise`: each position of the latent is stepped by itself, so that parts of a latent can
 ///   be stepped apart. A policy that cuts the latent refuses a scheduler that is not.

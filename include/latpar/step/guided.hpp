@@ -15,7 +15,8 @@ namespace latpar::inline v0 {
 ///
 /// Wrap the model with this and the guided prediction is all that policies around it need to send:
 /// half the bytes of both branches, and both see the same cut of the latent.
-/// Stream: ordered on it. Memory: one further prediction, taken at the first call and kept.
+/// Stream: ordered on it.
+/// Memory: one further prediction; taken when a call needs more than any before, and kept.
 /// Source: Ho & Salimans, Classifier-Free Diffusion Guidance (arXiv 2207.12598).
 template <denoiser Model, kernel_set Kernels = kernel::host>
 class guided {
@@ -25,7 +26,10 @@ public:
 
     void operator()(const_latent_view z, const step_info& info, latent_view prediction,
                     stream_ref stream) {
-        if (storage_.bytes() < prediction.bytes()) storage_ = buffer(prediction.bytes(), source_);
+        if (storage_.bytes() < prediction.bytes()) {
+            storage_ = {};
+            storage_ = buffer(prediction.bytes(), source_);
+        }
         latent_view unconditional = prediction;
         unconditional.data = storage_.data();
         unconditional.strides = dense_strides(prediction.extents);

@@ -12,6 +12,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,8 +28,9 @@ namespace latpar::inline v0 {
 /// Ranks: all ranks of the communicator construct it and make every call, in the same order.
 /// Stream: ordered on it; the host waits for messages.
 /// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
-/// Errors: usage_error on every rank, before payload moves, if the ranks' plans differ or a call
-/// does not fit the plan; what the model throws aborts the communicator with its message.
+/// Errors: usage_error on every rank, before payload moves, if the ranks' plans differ or a loop
+/// does not fit the plan. What the model throws, and a call that does not fit, aborts the
+/// communicator with its message, which is of no use afterwards.
 /// Source: Latent Parallelism (arXiv 2512.07350).
 template <denoiser Model, communicator Comm, kernel_set Kernels = kernel::host>
 class latent_parallel {
@@ -41,13 +43,15 @@ public:
           kernels_(std::move(kernels)) {
         agree_on(comm, "the LatentParallel plan", plan_.fingerprint());
         agree_no_error(comm, complaint_about(source));
-        const latent_parallel_workspace space = plan_.workspace(comm.rank());
-        part_ = latent_block(space.part, plan_.problem.type, source);
-        predictions_ = latent_block(space.prediction, plan_.problem.type, source);
-        exchanges_.reserve(space.messages.size());
-        for (const index_t bytes : space.messages) {
-            exchanges_.emplace_back(comm, kernels_, bytes, source);
-        }
+        guarded(comm, [&] {
+            const latent_parallel_workspace space = plan_.workspace(comm.rank());
+            part_ = latent_block(space.part, plan_.problem.type, source);
+            predictions_ = latent_block(space.prediction, plan_.problem.type, source);
+            exchanges_.reserve(space.messages.size());
+            for (const index_t bytes : space.messages) {
+                exchanges_.emplace_back(comm, kernels_, bytes, source);
+            }
+        });
     }
 
     [[nodiscard]] const latent_parallel_plan& plan() const noexcept { return plan_; }
@@ -60,6 +64,13 @@ public:
                 plan_.stepped(std::min(step, plan_.problem.steps - 1), rank())};
     }
     [[nodiscard]] bool any_rank(bool flag) { return latpar::any_rank(*comm_, flag); }
+    void abort(std::string_view reason) { comm_->abort(reason); }
+
+    /// See distributed_denoiser.
+    void agree(const latent_problem& problem, std::string_view text) {
+        agree_no_error(*comm_, complaint_about(problem));
+        agree_on(*comm_, "the loop", text);
+    }
 
     void operator()(const_latent_view z, const step_info& info, latent_view prediction,
                     stream_ref stream) {
@@ -103,7 +114,22 @@ private:
     [[nodiscard]] const latent_part& own_part(index_t step) const {
         return plan_.cut_of(step).parts[static_cast<std::size_t>(rank())];
     }
-    [[nodiscard]] bool rounds(dtype wire) const noexcept { return wire != plan_.problem.type; }
+    [[nodiscard]] bool rounds(dtype wire) const noexcept {
+        return plan_.parts() > 1 && wire != plan_.problem.type;
+    }
+
+    [[nodiscard]] std::optional<std::string> complaint_about(const latent_problem& problem) const {
+        if (problem == plan_.problem) return std::nullopt;
+        return detail::concat(
+            "the loop samples ", box_of(problem.extents), " of batch ", problem.batch, " and ",
+            problem.channels, " channels as ", name_of(problem.type), " in ", problem.steps,
+            " steps with ", problem.history_size(), " history tensors, the plan was made for ",
+            box_of(plan_.problem.extents), " of batch ", plan_.problem.batch, " and ",
+            plan_.problem.channels, " channels as ", name_of(plan_.problem.type), " in ",
+            plan_.problem.steps, " steps with ", plan_.problem.history_size(),
+            " history tensors, or for other steps that read them; plan with "
+            "latent_problem::of the loop's extents and schedule");
+    }
 
     [[nodiscard]] std::optional<std::string> complaint_about(const memory_source& source) const {
         if (plan_.ranks != comm_->size()) {
@@ -140,18 +166,25 @@ private:
             return view.extents == std::array{plan_.problem.batch, channels, where.extent[0],
                                               where.extent[1], where.extent[2]};
         };
-        detail::require(info.window == now.held && fits(z, plan_.problem.channels, now.held),
-                        "at step ", i, " rank ", rank(), " was called with a latent over ",
-                        info.window, ", its plan holds ", now.held, " (layout ",
-                        name_of(plan_.options.layout),
+        detail::require(info.window == now.held, "at step ", i, " rank ", rank(),
+                        " was called with a latent over ", info.window, ", its plan holds ",
+                        now.held, " (layout ", name_of(plan_.options.layout),
                         "); use a loop that asks for placement_at, or the layout replicated");
+        detail::require(fits(z, plan_.problem.channels, now.held), "at step ", i, " rank ", rank(),
+                        " got a z of [", z.extents[0], ',', z.extents[1], ',', z.extents[2], ',',
+                        z.extents[3], ',', z.extents[4], "] over ", now.held, " with a batch of ",
+                        plan_.problem.batch, " and ", plan_.problem.channels, " channels planned");
         detail::require(fits(prediction, plan_.problem.prediction_channels, now.stepped),
                         "at step ", i, " the prediction of rank ", rank(), " must cover ",
                         now.stepped, " with ", plan_.problem.prediction_channels, " channels");
+        const bool has_frames =
+            std::any_of(info.samples.begin(), info.samples.end(),
+                        [](const auto& s) { return !s.frame_timesteps.empty(); });
         detail::require(
-            info.conditions.empty() || plan_.options.layout != latent_layout::central,
-            "the layout central does not carry spatial conditions to the other ranks; use "
-            "replicated or sharded");
+            (info.conditions.empty() && !has_frames) ||
+                plan_.options.layout != latent_layout::central || plan_.ranks == 1,
+            "the layout central carries neither spatial conditions nor timesteps of frames to the "
+            "other ranks; use replicated or sharded");
         return i;
     }
 
@@ -194,7 +227,7 @@ private:
     void denoise_own_part(index_t i, const const_latent_view& z, const step_info& info,
                           stream_ref stream) {
         const latent_part& part = own_part(i);
-        const transfer_phase& scatter = plan_.steps[static_cast<std::size_t>(i)].scatter;
+        const transfer_phase& scatter = plan_.step_at(i).scatter;
         if (!scatter.transfers.empty()) {
             exchanges_[0].start(scatter, z, info.window.origin, stream);
             if (rank() > 0 && !part.window.empty()) {
@@ -216,7 +249,7 @@ private:
 
     /// Exchanges the predictions and stitches them over what this rank is to get.
     void combine(index_t i, const box& held, latent_view prediction, stream_ref stream) {
-        const latent_parallel_step& step = plan_.steps[static_cast<std::size_t>(i)];
+        const latent_parallel_step& step = plan_.step_at(i);
         const latent_part& part = own_part(i);
         const box stepped = plan_.stepped(i, rank());
         const box target = is_replicated() ? part.core : stepped;
@@ -285,11 +318,6 @@ private:
         }
     }
 
-    [[nodiscard]] bool live(index_t step, std::size_t k) const {
-        return !plan_.problem.live_history.empty() &&
-               plan_.problem.live_history[static_cast<std::size_t>(step)][k];
-    }
-
     /// Rounds what is about to travel, at its owner.
     void round_state(index_t next_step, latent_state& state, stream_ref stream) {
         if (!rounds(plan_.options.wire_state)) return;
@@ -297,7 +325,7 @@ private:
         if (core.empty()) return;
         kernels_.round(state.z.view(core), plan_.options.wire_state, stream);
         for (std::size_t k = 0; k < state.history.size(); ++k) {
-            if (live(next_step, k)) {
+            if (plan_.problem.reads_history(next_step, static_cast<index_t>(k))) {
                 kernels_.round(state.history[k].view(core), plan_.options.wire_state, stream);
             }
         }
@@ -305,14 +333,14 @@ private:
 
     /// Moves z and the live history; the buffers of predictions, free now, take what comes.
     void move(index_t i, latent_state& state, stream_ref stream) {
-        const latent_parallel_step& step = plan_.steps[static_cast<std::size_t>(i)];
+        const latent_parallel_step& step = plan_.step_at(i);
         const placement now = placement_at(i);
         const placement next = placement_at(i + 1);
         const index_t batch = plan_.problem.batch;
         const index_t channels = plan_.problem.channels;
         exchanges_[0].start(step.move_state, state.z.view(), now.held.origin, stream);
         for (std::size_t k = 0; k < state.history.size(); ++k) {
-            if (!live(i + 1, k)) continue;
+            if (!plan_.problem.reads_history(i + 1, static_cast<index_t>(k))) continue;
             exchanges_[k + 1].start(step.move_history[k], state.history[k].view(),
                                     now.stepped.origin, stream);
         }
@@ -328,7 +356,7 @@ private:
         };
         receive(0, state.z, predictions_, next.held);
         for (std::size_t k = 0; k < state.history.size(); ++k) {
-            if (live(i + 1, k)) {
+            if (plan_.problem.reads_history(i + 1, static_cast<index_t>(k))) {
                 receive(k + 1, state.history[k], state.prediction, next.stepped);
             } else {
                 state.history[k].place(batch, channels, next.stepped);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <latpar/comm/transfer_plan.hpp>
-#include <latpar/schedule/scheduler.hpp>
+#include <latpar/schedule/latent_problem.hpp>
 #include <latpar/step/partition.hpp>
 
 #include <string>
@@ -15,7 +15,7 @@ namespace latpar::inline v0 {
 enum class latent_layout : std::uint8_t {
     automatic,   ///< the one whose busiest rank sends or receives the fewest bytes
     central,     ///< rank 0 holds the latent, scatters parts and gathers predictions (the paper's)
-    replicated,  ///< every rank holds the latent; nests in every other policy
+    replicated,  ///< every rank holds the latent; nests in policies that do not cut it
     sharded,     ///< every rank holds only its part; the loop lets the policy move it between steps
 };
 
@@ -23,13 +23,14 @@ enum class latent_layout : std::uint8_t {
 [[nodiscard]] std::string_view name_of(partition kind) noexcept;
 
 struct latent_parallel_options {
-    /// Overlap on each side of a core, in cores: 0 to parts - 1. Quality saturates near 0.5.
+    /// Overlap on each side of a core, in cores: 0 to parts - 1; a single part has none. Quality
+    /// saturates near 0.5.
     double overlap = 0.5;
     /// The model's patch in (T, H, W): cuts fall between patches.
     extents3 patch{1, 2, 2};
     partition cores = partition::balanced;
     latent_layout layout = latent_layout::automatic;
-    /// What predictions travel as.
+    /// What predictions travel as. Nothing travels in a wider type than the latent's.
     dtype wire_prediction = dtype::f32;
     /// What the latent and the scheduler's history travel as. Narrower than the latent, the model
     /// sees them rounded (central) or they are kept rounded (sharded); unused if replicated.
@@ -40,42 +41,6 @@ struct latent_parallel_options {
     int parts = 0;
     /// Whether the finished latent is collected on every rank or on rank 0 alone.
     bool result_everywhere = true;
-};
-
-/// What is sampled: shapes, and which scheduler history each step reads.
-struct latent_problem {
-    index_t batch = 1;
-    index_t channels = 16;
-    index_t prediction_channels = 16;
-    extents3 extents{};
-    index_t steps = 0;
-    dtype type = dtype::f32;  ///< of the latent and of predictions
-    /// live_history[i][k]: whether step i reads history tensor k. Empty: no step reads any.
-    std::vector<std::vector<bool>> live_history{};
-    bool elementwise = true;
-
-    /// The problem of sampling a latent of `extents` [B, C, T, H, W] with `schedule`.
-    template <scheduler S>
-    [[nodiscard]] static latent_problem of(const std::array<index_t, 5>& extents,
-                                           const S& schedule) {
-        latent_problem out;
-        out.batch = extents[0];
-        out.channels = out.prediction_channels = extents[1];
-        out.extents = {extents[2], extents[3], extents[4]};
-        out.steps = schedule.steps();
-        out.elementwise = S::elementwise;
-        for (index_t i = 0; i < schedule.steps(); ++i) {
-            std::vector<bool>& live = out.live_history.emplace_back();
-            for (index_t k = 0; k < schedule.history_size(); ++k) {
-                live.push_back(schedule.history_live(i, k));
-            }
-        }
-        return out;
-    }
-
-    [[nodiscard]] index_t history_size() const noexcept {
-        return live_history.empty() ? 0 : static_cast<index_t>(live_history.front().size());
-    }
 };
 
 /// A part of the latent in one step.
@@ -92,8 +57,8 @@ struct latent_cut {
     std::vector<latent_part> parts;
 };
 
-/// One denoising step: its cut, and what travels before, during and after it. A phase without
-/// transfers does not happen.
+/// One kind of denoising step: its cut, and what travels before, during and after it. A phase
+/// without transfers does not happen.
 struct latent_parallel_step {
     std::size_t cut = 0;         ///< index into latent_parallel_plan::cuts
     transfer_phase scatter;      ///< central: parts of z from rank 0
@@ -116,10 +81,15 @@ struct latent_parallel_plan {
     latent_parallel_options options;  ///< layout and parts resolved
     int ranks = 1;
     std::vector<latent_cut> cuts;
-    std::vector<latent_parallel_step> steps;
+    std::vector<latent_parallel_step> kinds;  ///< the steps that differ
+    std::vector<std::size_t> kind_of_step;    ///< index into kinds
+    std::vector<transfer_phase> collection;   ///< collect(problem.steps)
+    std::vector<index_t> sent_bytes;          ///< by each rank in the whole run
+    std::vector<index_t> received_bytes;
 
-    [[nodiscard]] const latent_cut& cut_of(index_t step) const {
-        return cuts[steps[static_cast<std::size_t>(step)].cut];
+    [[nodiscard]] const latent_cut& cut_of(index_t step) const { return cuts[step_at(step).cut]; }
+    [[nodiscard]] const latent_parallel_step& step_at(index_t step) const {
+        return kinds[kind_of_step[static_cast<std::size_t>(step)]];
     }
     [[nodiscard]] int parts() const noexcept { return options.parts; }
     /// One rank runs all parts in turn.
@@ -137,8 +107,14 @@ struct latent_parallel_plan {
     /// Payload bytes of the whole run, collection included; or of a run stopped after `count` steps.
     [[nodiscard]] index_t bytes() const { return bytes_after(problem.steps); }
     [[nodiscard]] index_t bytes_after(index_t count) const;
-    [[nodiscard]] index_t bytes_sent_by(int rank) const;
-    [[nodiscard]] index_t bytes_received_by(int rank) const;
+    [[nodiscard]] index_t bytes_sent_by(int rank) const {
+        return sent_bytes[static_cast<std::size_t>(rank)];
+    }
+    [[nodiscard]] index_t bytes_received_by(int rank) const {
+        return received_bytes[static_cast<std::size_t>(rank)];
+    }
+    /// Of the rank that sends or receives most: what decides how long communication takes.
+    [[nodiscard]] index_t busiest_bytes() const;
     /// The accounting of the paper's table: for each step (2 x sum of the parts + latent) x 4 bytes.
     [[nodiscard]] index_t paper_bytes() const;
 
@@ -151,15 +127,16 @@ struct latent_parallel_plan {
     [[nodiscard]] index_t workspace_bytes(int rank) const;
     [[nodiscard]] latent_parallel_workspace workspace(int rank) const;
 
-    /// One line that is equal exactly if shapes, options and ranks are.
+    /// One line that is equal exactly if problem, options and ranks are.
     [[nodiscard]] std::string fingerprint() const;
 };
 
 /// Plans LatentParallel for `ranks` ranks.
 ///
 /// Errors: usage_error, naming value and remedy, for extents that the patch does not divide, an
-/// overlap out of range, wire types that are not floating, nothing to cut, parts that the ranks
-/// cannot take, or a scheduler that is not elementwise with `sharded`.
+/// overlap out of range, types that are not computed with, nothing to cut, parts that the ranks
+/// cannot take, more than 1024 parts, more bytes than can be counted, or, with `sharded`, a scheduler
+/// that is not elementwise or a prediction of other channels than the latent.
 /// Source: Latent Parallelism (arXiv 2512.07350); `replicated`, `sharded` and `balanced` are latpar's.
 [[nodiscard]] latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
                                                         latent_parallel_options options, int ranks);
