@@ -19,11 +19,10 @@ using latpar::detail::require;
 
 constexpr const char* file_name = "moving_shapes.safetensors";
 
-latpar::latent_parallel_options policy_options(const options& wanted, const latpar::extents3& patch,
-                                               int parts) {
+latpar::latent_parallel_options policy_options(const options& wanted,
+                                               const latpar::extents3& patch) {
     latpar::latent_parallel_options out = wanted.latent_parallel;
     out.patch = patch;
-    out.overlap = wanted.overlap.value_or(parts == 1 ? 0.0 : 0.5);
     return out;
 }
 
@@ -34,6 +33,7 @@ int latent_degree(const options& wanted) {
         require(axis.name == "latent" || axis.degree == 1, "the mesh axis ", axis.name,
                 " has no policy in this version; use latent");
     }
+    if (wanted.ranks > 0) shape.require_size(wanted.ranks);
     return shape.degree("latent");
 }
 
@@ -74,9 +74,8 @@ std::filesystem::path bundled_weights() {
 }
 
 latpar::latent_parallel_plan job::plan(int ranks) const {
-    return latpar::plan_latent_parallel(
-        latpar::latent_problem::of(extents, schedule),
-        policy_options(options, weights->config.patch_size, latent_degree(options)), ranks);
+    return latpar::plan_latent_parallel(latpar::latent_problem::of(extents, schedule),
+                                        policy_options(options, weights->config.patch_size), ranks);
 }
 
 latpar::latent_parallel_plan plan_only(const options& wanted) {
@@ -86,10 +85,11 @@ latpar::latent_parallel_plan plan_only(const options& wanted) {
     return latpar::plan_latent_parallel(
         latpar::latent_problem::of({1, c, t, h, w},
                                    latpar::schedule::by_name(wanted.scheduler, wanted.steps)),
-        policy_options(wanted, *wanted.patch, ranks), ranks);
+        policy_options(wanted, *wanted.patch), ranks);
 }
 
 job prepare(const options& wanted) {
+    static_cast<void>(latent_degree(wanted));
     const auto path = wanted.weights.empty() ? bundled_weights() : wanted.weights;
     job out{wanted,
             {},
@@ -149,6 +149,10 @@ likeness compare(const job& j, latpar::const_latent_view result, latpar::const_l
     const std::span a(result.as<float>(), static_cast<std::size_t>(result.elements()));
     const std::span b(serial.as<float>(), static_cast<std::size_t>(serial.elements()));
     const double squared = squared_distance(a, b);
+    latpar::detail::require<latpar::error>(
+        std::isfinite(squared),
+        "the latent holds values that are not finite; a smaller --guidance or more "
+        "--steps may help");
     double norm = 0;
     for (const float x : b) norm += static_cast<double>(x) * x;
     likeness out;

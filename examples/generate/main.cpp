@@ -27,6 +27,14 @@ constexpr int exit_stopped = 130;  // as shells report an interrupted program
 
 std::atomic<bool> stop_requested = false;
 
+/// This process's rank, as mpirun or srun tell it to their children.
+std::optional<int> process_rank() {
+    for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+        if (const char* text = std::getenv(name)) return std::atoi(text);
+    }
+    return std::nullopt;
+}
+
 void request_stop(int) {
     stop_requested = true;
 }
@@ -158,9 +166,7 @@ int run(const generate::options& options) {
     std::signal(SIGINT, request_stop);
     std::signal(SIGTERM, request_stop);
 #if defined(LATPAR_GENERATE_MPI)
-    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
-        if (number_in(name) > 0) return run_on_processes(options);
-    }
+    if (process_rank()) return run_on_processes(options);
 #endif
     const auto shape = latpar::mesh_shape::parse(options.mesh);
     const int ranks = options.ranks > 0 ? options.ranks : shape.size();
@@ -176,7 +182,9 @@ int main(int argc, char** argv) {
         const auto options = generate::parse_options(argc, argv, status);
         return options ? run(*options) : status;
     } catch (const std::exception& error) {
-        std::cerr << "latpar-generate: " << error.what() << '\n';
+        // Ranks fail together, with one message.
+        if (process_rank().value_or(0) == 0)
+            std::cerr << "latpar-generate: " << error.what() << '\n';
         return EXIT_FAILURE;
     }
 }

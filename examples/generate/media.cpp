@@ -9,6 +9,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <utility>
 
@@ -56,13 +57,24 @@ void quantize(const rgb_video& video, index_t frame, palette& colors, std::span<
     }
 }
 
-/// An open GIF file that reports what failed.
+/// Writes a whole file. The libraries could, too, but libpng removes what it cannot write, be it a
+/// device.
+void write_file(const std::filesystem::path& path, std::span<const std::uint8_t> bytes) {
+    std::ofstream out(path, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(bytes.data()),
+              static_cast<std::streamsize>(bytes.size()));
+    out.close();
+    detail::require<io_error>(out.good(), path,
+                              " cannot be written; is the disk full, or the path wrong?");
+}
+
+/// A GIF in the making, in memory until it is whole.
 class gif_file {
 public:
     explicit gif_file(const std::filesystem::path& path) : path_(path) {
         int code = 0;
-        file_ = EGifOpenFileName(path.c_str(), false, &code);
-        if (!file_) fail(code);
+        file_ = EGifOpen(this, &append, &code);
+        if (!file_) fail(GifErrorString(code));
     }
     gif_file(const gif_file&) = delete;
     gif_file& operator=(const gif_file&) = delete;
@@ -72,22 +84,28 @@ public:
 
     [[nodiscard]] GifFileType* get() const { return file_; }
     void check(int status) const {
-        if (status != GIF_OK) fail(file_->Error);
+        if (status != GIF_OK) fail(GifErrorString(file_->Error));
     }
-    /// What is still buffered is written here, and may fail.
     void close() {
         int code = 0;
-        if (EGifCloseFile(std::exchange(file_, nullptr), &code) != GIF_OK) fail(code);
+        if (EGifCloseFile(std::exchange(file_, nullptr), &code) != GIF_OK)
+            fail(GifErrorString(code));
+        write_file(path_, bytes_);
     }
 
 private:
-    [[noreturn]] void fail(int code) const {
-        const char* reason = GifErrorString(code);
+    static int append(GifFileType* file, const GifByteType* data, int count) {
+        std::vector<std::uint8_t>& bytes = static_cast<gif_file*>(file->UserData)->bytes_;
+        bytes.insert(bytes.end(), data, data + count);
+        return count;
+    }
+    [[noreturn]] void fail(const char* reason) const {
         throw io_error(detail::concat("GIF ", path_,
                                       " cannot be written: ", reason ? reason : "unknown error"));
     }
 
     std::filesystem::path path_;
+    std::vector<std::uint8_t> bytes_;
     GifFileType* file_ = nullptr;
 };
 
@@ -188,9 +206,17 @@ void write_contact_sheet(const std::filesystem::path& path, std::span<const rgb_
     image.width = static_cast<png_uint_32>(width);
     image.height = static_cast<png_uint_32>(height);
     image.format = PNG_FORMAT_RGB;
-    const bool written =
-        png_image_write_to_file(&image, path.c_str(), 0, sheet.data(), 0, nullptr) != 0;
-    detail::require<io_error>(written, "PNG ", path, " cannot be written: ", image.message);
+    png_alloc_size_t size = 0;
+    std::vector<std::uint8_t> bytes;
+    bool encoded =
+        png_image_write_to_memory(&image, nullptr, &size, 0, sheet.data(), 0, nullptr) != 0;
+    if (encoded) {
+        bytes.resize(size);
+        encoded = png_image_write_to_memory(&image, bytes.data(), &size, 0, sheet.data(), 0,
+                                            nullptr) != 0;
+    }
+    detail::require<io_error>(encoded, "PNG ", path, " cannot be encoded: ", image.message);
+    write_file(path, bytes);
 }
 
 }  // namespace media

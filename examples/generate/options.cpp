@@ -6,7 +6,11 @@
 
 #include <CLI/CLI.hpp>
 #include <generate/options.hpp>
+#include <unistd.h>
 
+#include <charconv>
+#include <cmath>
+#include <limits>
 #include <map>
 
 namespace generate {
@@ -49,17 +53,55 @@ std::vector<axis> parse_rotation(const std::string& text) {
     return out;
 }
 
-void check_outputs(const options& o) {
+/// A file that is to be written when all the work is done must be writable before.
+void require_writable(const std::string& option, const std::filesystem::path& path) {
+    namespace fs = std::filesystem;
+    using latpar::detail::require;
+    const fs::path folder = fs::absolute(path).parent_path();
+    require(fs::is_directory(folder), option, ' ', path.string(), ": there is no folder ",
+            folder.string(), "; create it first");
+    require(!fs::is_directory(path), option, ' ', path.string(), " is a folder; name a file");
+    const fs::path touched = fs::exists(path) ? path : folder;
+    require(access(touched.c_str(), W_OK) == 0, option, ' ', path.string(), ": ", touched.string(),
+            " may not be written; choose another place");
+}
+
+void check_files(const options& o) {
     for (const auto& path : o.outputs) {
         const std::string kind = path.extension().string();
         latpar::detail::require(kind == ".gif" || kind == ".png" || kind == ".safetensors",
                                 "--output ", path.string(),
                                 " has no known ending; use .gif, .png or .safetensors");
-        const auto folder = std::filesystem::absolute(path).parent_path();
-        latpar::detail::require(std::filesystem::is_directory(folder), "--output ", path.string(),
-                                ": there is no folder ", folder.string(), "; create it first");
+        require_writable("--output", path);
     }
+    if (!o.report.empty()) require_writable("--report", o.report);
 }
+
+std::uint64_t parse_seed(const std::string& text) {
+    std::uint64_t out = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+    latpar::detail::require(error == std::errc() && end == text.data() + text.size(), "--seed '",
+                            text, "' is not a whole number from 0 to ",
+                            std::numeric_limits<std::uint64_t>::max());
+    return out;
+}
+
+template <class T>
+std::vector<std::string> names_of(const std::map<std::string, T>& values) {
+    std::vector<std::string> out;
+    for (const auto& [name, value] : values) out.push_back(name);
+    return out;
+}
+
+const std::map<std::string, latpar::partition> partitions{
+    {"paper", latpar::partition::paper}, {"balanced", latpar::partition::balanced}};
+const std::map<std::string, latpar::latent_layout> layouts{
+    {"automatic", latpar::latent_layout::automatic},
+    {"central", latpar::latent_layout::central},
+    {"replicated", latpar::latent_layout::replicated},
+    {"sharded", latpar::latent_layout::sharded}};
+const std::map<std::string, dtype> wires{
+    {"f32", dtype::f32}, {"bf16", dtype::bf16}, {"f16", dtype::f16}};
 
 }  // namespace
 
@@ -71,6 +113,11 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     std::string rotation;
     std::string device = "cpu";
     std::string plan;
+    std::string seed = "1";
+    std::string cores = "balanced";
+    std::string layout = "automatic";
+    std::string wire_prediction = "f32";
+    std::string wire_state = "f32";
     CLI::App app(
         "Samples a video on one rank or many, and tells how alike and how costly they are.",
         "latpar-generate");
@@ -90,13 +137,13 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
            "A Wan-architecture .safetensors or diffusers folder; the bundled model if not given")
         ->check(CLI::ExistingPath);
     app.add_option("--frames", out.frames, "Frames of the clip")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1000000))
         ->capture_default_str();
     app.add_option("--height", out.height, "Pixels")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1000000))
         ->capture_default_str();
     app.add_option("--width", out.width, "Pixels")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1000000))
         ->capture_default_str();
     app.add_option("--latent", latent,
                    "CxTxHxW of the latent, in place of frames, height and width");
@@ -105,11 +152,11 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
                                                        latpar::schedule::names.end())))
         ->capture_default_str();
     app.add_option("--steps", out.steps, "Denoising steps")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 100000))
         ->capture_default_str();
     app.add_option("--guidance", out.guidance, "Scale of classifier-free guidance")
         ->capture_default_str();
-    app.add_option("--seed", out.seed, "Of the noise; the same for any number of ranks")
+    app.add_option("--seed", seed, "Of the noise; the same for any number of ranks")
         ->capture_default_str();
 
     const std::string parallel = "Parallelism";
@@ -117,11 +164,11 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         ->group(parallel);
     app.add_option("--ranks", out.ranks,
                    "Ranks as threads of this process; default: the mesh's size")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1024))
         ->group(parallel);
     app.add_option("--threads", out.threads,
                    "Threads of each rank; default: the processor's, divided")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1024))
         ->group(parallel);
     app.add_option("--device", device, "Where to compute")
         ->check(CLI::IsMember({"cpu", "cuda"}))
@@ -131,27 +178,24 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         ->group(parallel);
 
     const std::string lp = "LatentParallel";
-    app.add_option("--overlap", out.overlap, "r: overlap on each side, in cores (default 0.5)")
+    app.add_option("--overlap", policy.overlap, "r: overlap on each side, in cores")
+        ->capture_default_str()
         ->group(lp);
-    app.add_option("--partition", policy.cores, "How cores are chosen (default balanced)")
-        ->transform(CLI::CheckedTransformer(std::map<std::string, latpar::partition>{
-            {"paper", latpar::partition::paper}, {"balanced", latpar::partition::balanced}}))
+    app.add_option("--partition", cores, "How cores are chosen")
+        ->check(CLI::IsMember(names_of(partitions)))
+        ->capture_default_str()
         ->group(lp);
-    app.add_option("--layout", policy.layout, "Where the latent lives (default automatic)")
-        ->transform(CLI::CheckedTransformer(std::map<std::string, latpar::latent_layout>{
-            {"automatic", latpar::latent_layout::automatic},
-            {"central", latpar::latent_layout::central},
-            {"replicated", latpar::latent_layout::replicated},
-            {"sharded", latpar::latent_layout::sharded}}))
+    app.add_option("--layout", layout, "Where the latent lives")
+        ->check(CLI::IsMember(names_of(layouts)))
+        ->capture_default_str()
         ->group(lp);
-    const std::map<std::string, dtype> wires{
-        {"f32", dtype::f32}, {"bf16", dtype::bf16}, {"f16", dtype::f16}};
-    app.add_option("--wire-prediction", policy.wire_prediction,
-                   "What predictions travel as (default f32)")
-        ->transform(CLI::CheckedTransformer(wires))
+    app.add_option("--wire-prediction", wire_prediction, "What predictions travel as")
+        ->check(CLI::IsMember(names_of(wires)))
+        ->capture_default_str()
         ->group(lp);
-    app.add_option("--wire-state", policy.wire_state, "What the latent travels as (default f32)")
-        ->transform(CLI::CheckedTransformer(wires))
+    app.add_option("--wire-state", wire_state, "What the latent travels as")
+        ->check(CLI::IsMember(names_of(wires)))
+        ->capture_default_str()
         ->group(lp);
     app.add_option("--rotation", rotation, "Axes to cut in turn (default THW)")->group(lp);
     app.add_option("--patch", patch, "The model's patch, for plans without weights, e.g. 1,2,2")
@@ -184,7 +228,18 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     if (!latent.empty()) out.latent = parse_numbers<4>("--latent", latent);
     if (!patch.empty()) out.patch = parse_numbers<3>("--patch", patch);
     if (!rotation.empty()) policy.rotation = parse_rotation(rotation);
-    check_outputs(out);
+    out.seed = parse_seed(seed);
+    policy.cores = partitions.at(cores);
+    policy.layout = layouts.at(layout);
+    policy.wire_prediction = wires.at(wire_prediction);
+    policy.wire_state = wires.at(wire_state);
+    policy.result_everywhere = false;
+    require(std::isfinite(out.guidance), "--guidance ", out.guidance,
+            " is no number to scale with");
+    require(patch.empty() || (out.plan != plan_format::none && out.latent),
+            "--patch goes with --plan "
+            "and --latent; otherwise the weights bring it");
+    check_files(out);
     return out;
 }
 

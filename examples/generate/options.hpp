@@ -31,7 +31,6 @@ struct options {
     latpar::index_t steps = 25;
     double guidance = 3.0;
     std::uint64_t seed = 1;
-    std::optional<double> overlap;
     latpar::latent_parallel_options latent_parallel{};
     bool compare_serial = false;
     std::vector<std::filesystem::path> outputs;

@@ -58,10 +58,8 @@ std::vector<index_t> from_all(latpar::any_communicator& world, index_t value) {
     return out;
 }
 
-}  // namespace
-
-bool run_rank(latpar::any_communicator& world, const job& j, const surroundings& around,
-              report& figures) {
+bool sample_and_compare(latpar::any_communicator& world, const job& j, const surroundings& around,
+                        report& figures) {
     const auto shape = latpar::mesh_shape::parse(j.options.mesh);
     const int rank = world.rank();
     const bool tells = rank == 0 && !j.options.quiet;
@@ -147,6 +145,14 @@ bool run_rank(latpar::any_communicator& world, const job& j, const surroundings&
     }
     // The others wait here, so that no rank ends while rank 0 still works.
     return !latpar::any_rank(world, !finished);
+}
+
+}  // namespace
+
+bool run_rank(latpar::any_communicator& world, const job& j, const surroundings& around,
+              report& figures) {
+    // Whatever goes wrong on one rank, a full disk for one, must not leave the others waiting.
+    return latpar::guarded(world, [&] { return sample_and_compare(world, j, around, figures); });
 }
 
 }  // namespace generate

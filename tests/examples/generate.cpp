@@ -128,7 +128,7 @@ TEST_CASE("without a comparison its figures are null, and one rank sends nothing
 
 TEST_CASE("every layout and wire runs") {
     const workplace at;
-    for (const std::string layout : {"central", "replicated", "sharded"}) {
+    for (const std::string& layout : std::vector<std::string>{"central", "replicated", "sharded"}) {
         REQUIRE(run(at, at.tiny() + "--mesh latent=3 --overlap 0.5 --layout " + layout +
                             " --output " + at.file(layout + ".safetensors"))
                     .status == 0);
@@ -138,6 +138,38 @@ TEST_CASE("every layout and wire runs") {
                           "unipc_flow --partition paper --rotation tw --layout " +
                           layout)
                   .status == 0);
+    }
+}
+
+TEST_CASE("the bundled model writes pictures, and knows its words") {
+    const workplace at;
+    const outcome out = run(at, "--steps 2 --frames 8 --mesh latent=2 --compare-serial --output " +
+                                    at.file("a.gif") + " --output " + at.file("a.png"));
+    INFO(out.text);
+    REQUIRE(out.status == 0);
+    CHECK(content(at.file("a.gif")).substr(0, 6) == "GIF89a");
+    CHECK(content(at.file("a.png")).substr(1, 3) == "PNG");
+    const outcome unknown = run(at, "--prompt 'red circle, mauve star'");
+    CHECK(unknown.status == 1);
+    CHECK_THAT(unknown.text, ContainsSubstring("mauve") && ContainsSubstring("purple"));
+}
+
+TEST_CASE("what fails after sampling ends all ranks with its message") {
+    const workplace at;
+    fs::create_symlink("/dev/full", at.file("full.gif"));
+    const std::string arguments =
+        "--steps 1 --frames 4 --height 48 --width 48 --mesh latent=2 --output " +
+        at.file("full.gif");
+    for (const std::string& launcher : {
+             std::string(),
+#if defined(LATPAR_MPIEXEC)
+                 std::string("timeout 60 " LATPAR_MPIEXEC " 2 "),
+#endif
+         }) {
+        const outcome out = run(at, arguments, launcher);
+        INFO(out.text);
+        CHECK(out.status == 1);
+        CHECK_THAT(out.text, ContainsSubstring("full.gif"));
     }
 }
 
@@ -168,6 +200,9 @@ TEST_CASE("a plan is printed for any shape, without weights") {
         "--partition paper ";
     const outcome table = run(at, wan + "--plan");
     REQUIRE(table.status == 0);
+    // Any overlap will do for one part.
+    CHECK(run(at, "--latent 16x13x60x104 --patch 1,2,2 --mesh latent=1 --overlap 0.5 --plan")
+              .status == 0);
     CHECK_THAT(table.text, ContainsSubstring("1811.88 MiB") && ContainsSubstring("cut along W"));
     const outcome text = run(at, wan + "--plan=json");
     const json plan = json::parse(text.text);
@@ -203,6 +238,15 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
     refused("--weights " + reference_file("schedulers.safetensors").string(), "schedulers");
     refused(at.tiny() + "--scheduler heun", "euler_flow");
     refused("--frobnicate", "--frobnicate");
+    refused(at.tiny() + "--seed -1", "whole number");
+    refused(at.tiny() + "--seed 99999999999999999999999", "whole number");
+    refused(at.tiny() + "--guidance nan", "no number to scale with");
+    refused(at.tiny() + "--layout sideways", "sharded");
+    refused(at.tiny() + "--report " + at.file("no/r.json"), "create it first");
+    refused(at.tiny() + "--patch 1,2,2", "goes with --plan");
+    refused(at.tiny() + "--plan --mesh latent=4 --ranks 3", "latent=3");
+    refused("--plan --latent 16x999999x999999x999998 --patch 1,1,1",
+            "more bytes than can be counted");
 }
 
 TEST_CASE("an interrupt stops all ranks, writes nothing and says so by its status") {

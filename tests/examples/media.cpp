@@ -235,8 +235,9 @@ TEST_CASE("what cannot be written is refused with the reason") {
 }
 
 TEST_CASE("a full disk is reported") {
-    if (!std::filesystem::exists("/dev/full")) return;
+    if (!std::filesystem::is_character_file("/dev/full")) return;
     const rgb_video clip = smooth_clip();
     CHECK_THROWS_AS(media::write_gif("/dev/full", clip, 8), latpar::io_error);
     CHECK_THROWS_AS(media::write_contact_sheet("/dev/full", {&clip, 1}, 8), latpar::io_error);
+    CHECK(std::filesystem::is_character_file("/dev/full"));
 }

@@ -141,3 +141,15 @@ TEST_CASE("guided combines the branches as u + scale (c - u)") {
     CHECK(relative_l2(got, expected) < 1e-6);
     CHECK(samples[0].branch == guidance_branch::guided);
 }
+
+TEST_CASE("a loop that was not started, or is done, says so") {
+    closed_form model;
+    loop::serial loop(model, schedule::by_name("euler_flow", 2), extents);
+    latent out(extents);
+    CHECK_THROWS_WITH(loop.collect(out.view()), ContainsSubstring("call start"));
+    CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("call start"));
+    const philox_noise noise(3);
+    loop.start(noise);
+    loop.run(noise);
+    CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("start again"));
+}

@@ -9,6 +9,7 @@
 #include <support/closed_form.hpp>
 #include <support/latent_parallel_run.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -95,6 +96,33 @@ linear_scheduler stochastic() {
     return schedule::ddim(options);
 }
 
+/// What policy and loop together take at most on each rank, the collected result not counted.
+std::vector<index_t> peaks_of_run(const latent_parallel_plan& plan, const sampling_case& c) {
+    std::vector<index_t> out(static_cast<std::size_t>(plan.ranks));
+    thread_team(plan.ranks).run([&](thread_communicator& comm) {
+        counting_resource memory;
+        const memory_source source{&memory, memory_space::host};
+        latent_parallel policy(any_model(pointwise), comm, plan, kernel::host{}, source);
+        static_cast<void>(run_loop(policy, c, comm.rank() == 0, source));
+        out[static_cast<std::size_t>(comm.rank())] = memory.peak_bytes();
+    });
+    return out;
+}
+
+/// The message that each rank ends with, empty if none.
+template <class F>
+std::vector<std::string> messages_of(int ranks, F&& f) {
+    std::vector<std::string> out(static_cast<std::size_t>(ranks));
+    thread_team(ranks).run([&](thread_communicator& comm) {
+        try {
+            f(comm);
+        } catch (const std::exception& error) {
+            out[static_cast<std::size_t>(comm.rank())] = error.what();
+        }
+    });
+    return out;
+}
+
 struct drawn {
     sampling_case c;
     latent_parallel_options options;
@@ -107,7 +135,7 @@ drawn draw_case(std::mt19937& random) {
         return std::uniform_int_distribution<int>(low, high)(random);
     };
     const auto name = schedule::names[static_cast<std::size_t>(draw(0, 5))];
-    drawn out{{{draw(1, 2), draw(1, 3), draw(2, 7), 2 * draw(1, 5), 2 * draw(1, 5)},
+    drawn out{{{draw(1, 2), draw(1, 3), draw(2, 7), 2 * draw(2, 5), 2 * draw(2, 5)},
                schedule::by_name(name, draw(4, 6)),
                static_cast<std::uint64_t>(draw(0, 1000))},
               {},
@@ -116,6 +144,8 @@ drawn draw_case(std::mt19937& random) {
     out.options.cores = draw(0, 1) ? partition::paper : partition::balanced;
     out.options.layout = layouts[static_cast<std::size_t>(draw(0, 2))];
     out.options.result_everywhere = draw(0, 1) == 1;
+    std::shuffle(out.options.rotation.begin(), out.options.rotation.end(), random);
+    out.options.rotation.resize(static_cast<std::size_t>(draw(1, 3)));
     return out;
 }
 
@@ -210,7 +240,6 @@ TEST_CASE("far from every cut, one prediction is that of the whole, bitwise") {
         model(std::as_const(z).view(), info, expected.view(), {});
         latent got(c.extents);
         thread_team(ranks).run([&](thread_communicator& comm) {
-            latent_parallel_plan replicated = plan;
             auto with_layout = options;
             with_layout.layout = latent_layout::replicated;
             latent_parallel policy(model, comm,
@@ -329,13 +358,16 @@ TEST_CASE("a run that stops early, on the word of one rank, collects what it has
     }
 }
 
-TEST_CASE("in sharded no rank but the collecting one takes as much as the latent") {
+TEST_CASE(
+    "in sharded a rank takes its window twice, its cores and its messages, by its memory "
+    "resource") {
     const sampling_case c{{1, 16, 20, 16, 24}, schedule::by_name("unipc_flow", 6), 8};
     latent_parallel_options options;
     options.layout = latent_layout::sharded;
     options.result_everywhere = false;
     const auto plan = plan_latent_parallel(c.problem(), options, 4);
-    const auto element = index_t{16 * 4};
+    const auto peaks = peaks_of_run(plan, c);
+    const index_t element = 16 * 4;
     for (int rank = 0; rank < 4; ++rank) {
         index_t window = 0;
         index_t core = 0;
@@ -345,21 +377,23 @@ TEST_CASE("in sharded no rank but the collecting one takes as much as the latent
         }
         index_t messages = 0;
         for (const index_t bytes : plan.workspace(rank).messages) messages += bytes;
+        const index_t history = plan.problem.history_size();
         CHECK(plan.workspace_bytes(rank) == window * element + messages);
-        // Messages: what arrives for the next window or core, and this core packed for others.
-        CHECK(messages <=
-              (2 * window + 2 * plan.problem.history_size() * core) * element + 64 * 64);
+        CHECK(peaks[std::size_t(rank)] == (2 * window + (1 + history) * core) * element + messages);
+        // What arrives for the next window or core, and this core packed for others.
+        CHECK(messages <= (2 * window + 2 * history * core) * element + 64 * 64);
     }
-    std::array<index_t, 4> peaks{};
-    thread_team(4).run([&](thread_communicator& comm) {
-        counting_resource memory;
-        latent_parallel policy(any_model(pointwise), comm, plan, kernel::host{},
-                               {&memory, memory_space::host});
-        peaks[std::size_t(comm.rank())] = memory.peak_bytes();
-    });
-    for (int rank = 0; rank < 4; ++rank) {
-        CHECK(peaks[std::size_t(rank)] == plan.workspace_bytes(rank));
-    }
+}
+
+TEST_CASE("in sharded nobody holds the whole latent: eight ranks take less than it, all included") {
+    const sampling_case c{{1, 16, 32, 32, 32}, schedule::by_name("euler_flow", 6), 8};
+    latent_parallel_options options;
+    options.layout = latent_layout::sharded;
+    options.overlap = 0.25;
+    options.result_everywhere = false;
+    const auto plan = plan_latent_parallel(c.problem(), options, 8);
+    const index_t latent_bytes = 16 * 32 * 32 * 32 * 4;
+    for (const index_t peak : peaks_of_run(plan, c)) CHECK(peak < latent_bytes);
 }
 
 TEST_CASE("plans that differ between ranks are refused on all of them with one message") {
@@ -456,6 +490,116 @@ TEST_CASE("conditions and per-frame timesteps are cut with the latent") {
         });
         CHECK((equal[0] && equal[1]));
     }
+}
+
+TEST_CASE("a loop that the plan was not made for is refused on every rank") {
+    const auto euler = schedule::by_name("euler_flow", 4);
+    const auto plan = plan_latent_parallel(latent_problem::of({1, 2, 4, 6, 6}, euler), {}, 3);
+    const auto refused = [&](const std::array<index_t, 5>& extents, const linear_scheduler& other) {
+        for (const std::string& message : messages_of(3, [&](thread_communicator& comm) {
+                 latent_parallel policy(any_model(pointwise), comm, plan);
+                 loop::serial loop(policy, other, extents);
+             })) {
+            CHECK_THAT(message, ContainsSubstring("the plan was made for"));
+        }
+    };
+    refused({1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 12));
+    refused({1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 3));
+    refused({1, 2, 4, 6, 6}, schedule::by_name("unipc_flow", 4));
+    refused({1, 2, 4, 6, 8}, euler);
+    refused({2, 2, 4, 6, 6}, euler);
+}
+
+TEST_CASE("ranks whose schedules or noise differ are refused, all with one message") {
+    const auto problem = latent_problem::of({1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4));
+    const auto schedules = messages_of(3, [&](thread_communicator& comm) {
+        latent_parallel policy(any_model(pointwise), comm, plan_latent_parallel(problem, {}, 3));
+        loop::serial loop(policy, schedule::by_name(comm.rank() == 1 ? "ddim_v" : "euler_flow", 4),
+                          {1, 2, 4, 6, 6});
+    });
+    CHECK_THAT(schedules[0], ContainsSubstring("ddim_v") && ContainsSubstring("euler_flow"));
+    CHECK(schedules[1] == schedules[0]);
+    const auto seeds = messages_of(3, [&](thread_communicator& comm) {
+        latent_parallel policy(any_model(pointwise), comm, plan_latent_parallel(problem, {}, 3));
+        loop::serial loop(policy, schedule::by_name("euler_flow", 4), {1, 2, 4, 6, 6});
+        loop.start(philox_noise(comm.rank() == 2 ? 5 : 4));
+    });
+    CHECK_THAT(seeds[0], ContainsSubstring("noise source"));
+    CHECK(seeds[1] == seeds[0]);
+    CHECK(seeds[2] == seeds[0]);
+}
+
+TEST_CASE("whatever throws on one rank, a callback or its memory, ends all of them") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    const auto plan = plan_latent_parallel(c.problem(), {}, 3);
+    for (const std::string& message : messages_of(3, [&](thread_communicator& comm) {
+             latent_parallel policy(any_model(pointwise), comm, plan);
+             loop::serial loop(policy, c.schedule, c.extents);
+             loop.start(philox_noise(1));
+             loop.run(philox_noise(1), [&](index_t step) {
+                 if (step == 1 && comm.rank() == 1)
+                     throw std::runtime_error("the preview window is gone");
+                 return true;
+             });
+         })) {
+        CHECK_THAT(message, ContainsSubstring("the preview window is gone"));
+    }
+    const auto out_of_memory = messages_of(3, [&](thread_communicator& comm) {
+        memory_source source;
+        if (comm.rank() == 2) source.resource = std::pmr::null_memory_resource();
+        latent_parallel policy(any_model(pointwise), comm, plan, kernel::host{}, source);
+        loop::serial loop(policy, c.schedule, c.extents);
+    });
+    for (const std::string& message : out_of_memory) CHECK_FALSE(message.empty());
+}
+
+TEST_CASE("a latent in bf16 is sampled alike in every layout") {
+    const std::array<index_t, 5> extents{1, 2, 4, 6, 6};
+    const auto schedule = schedule::by_name("unipc_flow", 5);
+    const auto problem = latent_problem::of(extents, schedule, dtype::bf16);
+    const any_model model = [](const_latent_view z, const step_info&, latent_view p, stream_ref) {
+        kernel::host{}.linear_combination(std::array{z}, std::array{0.5f}, std::array{p});
+    };
+    std::vector<std::vector<std::uint16_t>> results;
+    for (const latent_layout layout : layouts) {
+        latent_parallel_options options;
+        options.layout = layout;
+        const auto plan = plan_latent_parallel(problem, options, 3);
+        std::vector<std::uint16_t> result(288);
+        thread_team(3).run([&](thread_communicator& comm) {
+            latent_parallel policy(model, comm, plan);
+            loop::serial loop(policy, schedule, extents, kernel::host{}, dtype::bf16);
+            loop.start(philox_noise(3));
+            loop.run(philox_noise(3));
+            latent out(extents, dtype::bf16);
+            loop.collect(out.view());
+            if (comm.rank() == 1)
+                std::memcpy(result.data(), out.view().data, std::size_t(out.bytes()));
+        });
+        results.push_back(std::move(result));
+    }
+    CHECK(results[0] == results[1]);
+    CHECK(results[0] == results[2]);
+    CHECK(results[0] != std::vector<std::uint16_t>(288));
+}
+
+TEST_CASE("central refuses what it does not carry to the other ranks") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    latent_parallel_options options;
+    options.layout = latent_layout::central;
+    const auto plan = plan_latent_parallel(c.problem(), options, 2);
+    const std::vector<float> frames(4, 1.0f);
+    const auto messages = messages_of(2, [&](thread_communicator& comm) {
+        latent_parallel policy(any_model(pointwise), comm, plan);
+        const box held = plan.held(0, comm.rank());
+        latent z({1, 2, held.extent[0], held.extent[1], held.extent[2]});
+        latent p({1, 2, held.extent[0], held.extent[1], held.extent[2]});
+        std::vector<sample_info> samples(1);
+        if (comm.rank() == 0) samples[0].frame_timesteps = frames;
+        policy(std::as_const(z).view(), {samples, held, {4, 6, 6}, {}}, p.view(), {});
+    });
+    for (const std::string& message : messages)
+        CHECK_THAT(message, ContainsSubstring("timesteps of frames"));
 }
 
 TEST_CASE("calls that do not fit the plan say what would") {

@@ -135,17 +135,11 @@ TEST_CASE("sharded sends less than half of the paper's accounting, with bf16 les
 TEST_CASE("automatic picks the layout whose busiest rank moves least") {
     for (const char* name : {"euler_flow", "unipc_flow", "dpmpp2m_flow"}) {
         const auto problem = wan_problem(21, name);
-        const auto busiest = [](const latent_parallel_plan& plan) {
-            index_t out = 0;
-            for (int rank = 0; rank < plan.ranks; ++rank) {
-                out = std::max({out, plan.bytes_sent_by(rank), plan.bytes_received_by(rank)});
-            }
-            return out;
-        };
         const auto chosen = plan_latent_parallel(problem, with(0.5, latent_layout::automatic), 4);
         for (const auto layout :
              {latent_layout::central, latent_layout::replicated, latent_layout::sharded}) {
-            CHECK(busiest(chosen) <= busiest(plan_latent_parallel(problem, with(0.5, layout), 4)));
+            CHECK(chosen.busiest_bytes() <=
+                  plan_latent_parallel(problem, with(0.5, layout), 4).busiest_bytes());
         }
     }
     auto whole_only = wan_problem(21);
@@ -236,6 +230,51 @@ TEST_CASE("equal plans have equal fingerprints, others do not") {
     options.wire_state = dtype::bf16;
     CHECK(print != plan_latent_parallel(problem, options, 4).fingerprint());
     options.wire_state = dtype::f32;
+    // Overlaps that six digits do not tell apart, but that cut 12 patches differently.
+    options.overlap = 1.0 / 3;
+    const auto third = plan_latent_parallel(problem, options, 4).fingerprint();
+    options.overlap = 0.333333;
+    CHECK(third != plan_latent_parallel(problem, options, 4).fingerprint());
     options.overlap = 0.25;
     CHECK(print != plan_latent_parallel(problem, options, 4).fingerprint());
+}
+
+TEST_CASE("a prediction of other channels cannot be stepped apart") {
+    latent_problem problem = wan_problem(13);
+    problem.prediction_channels = 32;
+    CHECK_THROWS_WITH(plan_latent_parallel(problem, with(0.5, latent_layout::sharded), 4),
+                      ContainsSubstring("32 channels") && ContainsSubstring("replicated"));
+    CHECK(plan_latent_parallel(problem, with(0.5, latent_layout::automatic), 4).options.layout !=
+          latent_layout::sharded);
+    CHECK_NOTHROW(plan_latent_parallel(problem, with(0.5, latent_layout::central), 4));
+}
+
+TEST_CASE("one part takes any overlap and has none; nothing travels wider than the latent") {
+    latent_problem problem = wan_problem(13);
+    const auto alone = plan_latent_parallel(problem, with(0.5, latent_layout::automatic), 1);
+    CHECK(alone.options.overlap == 0);
+    CHECK(alone.bytes() == 0);
+    CHECK(alone.critical_fraction() == 1);
+    problem.type = dtype::bf16;
+    const auto plan = plan_latent_parallel(problem, with(0.5, latent_layout::sharded), 4);
+    CHECK(plan.options.wire_state == dtype::bf16);
+    CHECK(plan.options.wire_prediction == dtype::bf16);
+}
+
+TEST_CASE("hundreds of ranks and latents of any size are planned, or refused, at once") {
+    for (const auto layout : {latent_layout::automatic, latent_layout::replicated}) {
+        const auto plan = plan_latent_parallel(wan_problem(21), with(0.5, layout), 512);
+        index_t largest = 0;
+        for (int rank = 0; rank < plan.ranks; ++rank)
+            largest = std::max(largest, plan.workspace_bytes(rank));
+        CHECK(largest > 0);
+        CHECK(plan.cut_of(0).parts[511].window.empty());
+    }
+    latent_problem endless = wan_problem(21);
+    endless.extents = {999999, 999998, 999998};
+    CHECK_THROWS_WITH(plan_latent_parallel(endless, with(0.5, latent_layout::automatic), 4),
+                      ContainsSubstring("more bytes than can be counted"));
+    CHECK_THROWS_WITH(
+        plan_latent_parallel(wan_problem(21), with(0.5, latent_layout::automatic), 1025),
+        ContainsSubstring("at most 1024"));
 }

@@ -38,15 +38,12 @@ struct latent_state {
 ///   whole latent, on the ranks that get the result; others may pass an empty view.
 /// - `any_rank(flag)`: whether any rank passed true.
 /// - `abort(reason)`: makes the other ranks throw when this one cannot go on.
-/// - `is_replicated()`: every rank holds everything at every step, so that loops and policies may
-///   treat it as a plain denoiser.
 /// Ranks: all of them make every call, in the same order.
 template <class D>
 concept distributed_denoiser = denoiser<D> &&
     requires(D& model, const D& fixed, index_t step, latent_state& state, latent_view out,
              stream_ref stream, const latent_problem& problem, std::string_view text) {
     { fixed.placement_at(step) } -> std::same_as<placement>;
-    { fixed.is_replicated() } -> std::same_as<bool>;
     model.agree(problem, text);
     model.relayout(step, state, stream);
     model.collect(step, state, out, stream);

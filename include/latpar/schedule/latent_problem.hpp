@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is sampled: the shapes, and what each step reads of the scheduler's history.
+#pragma once
+
+#include <latpar/schedule/scheduler.hpp>
+
+#include <array>
+#include <vector>
+
+namespace latpar::inline v0 {
+
+/// A sampling run as a plan sees it: a value without model, noise or ranks.
+struct latent_problem {
+    index_t batch = 1;
+    index_t channels = 16;
+    index_t prediction_channels = 16;
+    extents3 extents{};
+    index_t steps = 0;
+    dtype type = dtype::f32;  ///< of the latent and of predictions
+    /// live_history[i][k]: whether step i reads history tensor k. Empty: no step reads any.
+    std::vector<std::vector<bool>> live_history{};
+    bool elementwise = true;
+
+    /// The problem of sampling a latent of `extents` [B, C, T, H, W] with `schedule`.
+    template <scheduler S>
+    [[nodiscard]] static latent_problem of(const std::array<index_t, 5>& extents, const S& schedule,
+                                           dtype type = dtype::f32) {
+        latent_problem out;
+        out.batch = extents[0];
+        out.channels = out.prediction_channels = extents[1];
+        out.extents = {extents[2], extents[3], extents[4]};
+        out.steps = schedule.steps();
+        out.type = type;
+        out.elementwise = S::elementwise;
+        for (index_t i = 0; i < schedule.steps() && schedule.history_size() > 0; ++i) {
+            std::vector<bool>& live = out.live_history.emplace_back();
+            for (index_t k = 0; k < schedule.history_size(); ++k) {
+                live.push_back(schedule.history_live(i, k));
+            }
+        }
+        return out;
+    }
+
+    [[nodiscard]] index_t history_size() const noexcept {
+        return live_history.empty() ? 0 : static_cast<index_t>(live_history.front().size());
+    }
+    /// Whether a step reads a history tensor; no step beyond the last reads any.
+    [[nodiscard]] bool reads_history(index_t step, index_t k) const {
+        return step < static_cast<index_t>(live_history.size()) &&
+               live_history[static_cast<std::size_t>(step)][static_cast<std::size_t>(k)];
+    }
+    friend bool operator==(const latent_problem&, const latent_problem&) = default;
+};
+
+}  // namespace latpar::inline v0
