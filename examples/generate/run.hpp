@@ -21,7 +21,7 @@ struct surroundings {
 
 /// Samples, compares and writes what the job asks for; the figures are for rank 0 to print.
 ///
-/// **Ranks** All of `world`. Returns false on every rank if the user stopped it; then nothing was
+/// Ranks: All of `world`. Returns false on every rank if the user stopped it; then nothing was
 /// written.
 [[nodiscard]] bool run_rank(latpar::any_communicator& world, const job& j,
                             const surroundings& around, report& figures);

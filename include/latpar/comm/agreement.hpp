@@ -22,7 +22,7 @@ void require_no_error(const std::vector<std::string>& texts);
 
 /// Checks that every rank passes the same value (as streamed).
 ///
-/// **Ranks** All; blocks the host. **Errors** usage_error with one text on every rank, which names the
+/// Ranks: All; blocks the host. Errors: usage_error with one text on every rank, which names the
 /// ranks and their values.
 template <communicator C, class T>
 void agree_on(C& comm, std::string_view what, const T& value) {
@@ -31,7 +31,7 @@ void agree_on(C& comm, std::string_view what, const T& value) {
 
 /// True on every rank if it is on any: how ranks agree to stop.
 ///
-/// **Ranks** All; blocks the host.
+/// Ranks: All; blocks the host.
 template <communicator C>
 [[nodiscard]] bool any_rank(C& comm, bool here) {
     bool any = false;
@@ -41,7 +41,7 @@ template <communicator C>
 
 /// Refuses on every rank what one of them refuses, before any payload moves.
 ///
-/// **Ranks** All; blocks the host. **Errors** usage_error with one text on every rank, which names
+/// Ranks: All; blocks the host. Errors: usage_error with one text on every rank, which names
 /// those that passed a message.
 template <communicator C>
 void agree_no_error(C& comm, const std::optional<std::string>& message) {

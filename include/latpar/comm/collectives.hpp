@@ -211,7 +211,7 @@ template <class T>
 ///
 /// Rank 0's value comes first, then rank 1's, and so on, whatever the backend: one binary gives one
 /// result, the same bits on every rank. Two exchanges; 2 (n - 1) times the bytes of `values` move
-/// in total. A NaN on any rank gives NaN. **Memory** host.
+/// in total. A NaN on any rank gives NaN. Memory: host.
 template <communicator C, class T>
 void all_reduce(C& comm, std::span<T> values, reduce_op op, stream_ref stream = {}) {
     const auto ranks = static_cast<index_t>(comm.size());

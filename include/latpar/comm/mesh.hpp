@@ -19,7 +19,7 @@ class mesh {
 public:
     /// Splits `world`, whose rank r takes the r-th place of the shape.
     ///
-    /// **Ranks** All of `world`, with one shape. **Errors** usage_error, the same on every rank, if the
+    /// Ranks: All of `world`, with one shape. Errors: usage_error, the same on every rank, if the
     /// shapes differ or do not have as many ranks as `world`.
     mesh(C& world, mesh_shape shape) : shape_(std::move(shape)), rank_(world.rank()) {
         agree_on(world, "the mesh", shape_);
@@ -35,7 +35,7 @@ public:
 
     /// The communicator along an axis: of this rank alone if the axis was not named.
     ///
-    /// **Errors** usage_error for an unknown name.
+    /// Errors: usage_error for an unknown name.
     [[nodiscard]] C& axis(std::string_view name) {
         for (std::size_t i = 0; i < shape_.axes().size(); ++i) {
             if (shape_.axes()[i].name == name) return parts_[i];

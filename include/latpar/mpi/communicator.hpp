@@ -46,13 +46,13 @@ private:
 /// otherwise only the thread that initialised MPI may.
 class communicator {
 public:
-    /// MPI_COMM_WORLD, duplicated. **Ranks** All of it. **Errors** usage_error before MPI is
+    /// MPI_COMM_WORLD, duplicated. Ranks: All of it. Errors: usage_error before MPI is
     /// initialised: see mpi::environment.
     [[nodiscard]] static communicator world();
-    /// A duplicate of `comm`, which stays the caller's. **Ranks** All of it. **Errors** usage_error
+    /// A duplicate of `comm`, which stays the caller's. Ranks: All of it. Errors: usage_error
     /// for MPI_COMM_NULL or an inter-communicator.
     [[nodiscard]] static communicator borrow(MPI_Comm comm);
-    /// Takes `comm` over and frees it in the end. **Ranks** All of it. **Errors** as borrow, and for
+    /// Takes `comm` over and frees it in the end. Ranks: All of it. Errors: as borrow, and for
     /// MPI_COMM_WORLD and MPI_COMM_SELF, which cannot be freed.
     [[nodiscard]] static communicator adopt(MPI_Comm comm);
 

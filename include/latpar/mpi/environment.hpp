@@ -17,7 +17,7 @@ enum class thread_level { funneled, serialized, multiple };
 /// need `multiple`.
 class environment {
 public:
-    /// **Ranks** All of the job. **Errors** usage_error if MPI gives less than `level`, or was
+    /// Ranks: All of the job. Errors: usage_error if MPI gives less than `level`, or was
     /// finalised before.
     explicit environment(thread_level level = thread_level::funneled);
     environment(const environment&) = delete;
