@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What LatentParallel sends for Wan 2.1 at 480x832: every scheduler, layout and wire, from the plans.
+// What LatentParallel sends for Wan 2.1 at 480x832, from the plans.
 #include <latpar/schedule/by_name.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>
 

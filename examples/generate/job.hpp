@@ -44,15 +44,15 @@ struct job {
 
 /// How near a result is to what one rank alone makes.
 struct likeness {
-    /// 10 log10(peak^2 / mean squared difference), at most 100: of the pixels, or of the latent with its
-    /// range as the peak where nothing here decodes it.
+    /// 10 log10(peak^2 / mean squared difference), at most 100: of the pixels, or of the latent
+    /// with its range as the peak where nothing here decodes it.
     double psnr_db = 0;
     double relative_error = 0;  ///< of the latent, relative L2
 };
 [[nodiscard]] likeness compare(const job& j, latpar::const_latent_view result,
                                latpar::const_latent_view serial);
 
-/// Writes all outputs; a contact sheet shows `serial`, null if it was not sampled, in its first row.
+/// Writes all outputs. `serial`, unless null, is the first row of a contact sheet.
 void write_outputs(const job& j, latpar::const_latent_view result,
                    const latpar::const_latent_view* serial);
 

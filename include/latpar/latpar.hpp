@@ -36,6 +36,7 @@
 #include <latpar/schedule/ddim.hpp>
 #include <latpar/schedule/dpmpp2m.hpp>
 #include <latpar/schedule/euler_flow.hpp>
+#include <latpar/schedule/latent_problem.hpp>
 #include <latpar/schedule/linear_scheduler.hpp>
 #include <latpar/schedule/noise_source.hpp>
 #include <latpar/schedule/philox.hpp>

@@ -241,8 +241,9 @@ void local_channel::drop(local_exchange& exchange, bool unwinding) noexcept {
     while (copy_some(exchange, lock)) {
     }
     if (exchange.pending > 0) {
-        // Waiting could hang: the peers may need what this rank will never send. The exception is on
-        // its way to someone who aborts with its message, so this does not abort with a worse one.
+        // Waiting could hang: the peers may need what this rank will never send. The exception is
+        // on its way to someone who aborts with its message, so this does not abort with a worse
+        // one.
         withdraw(exchange, lock);
         sides_[static_cast<std::size_t>(exchange.rank)].broken = true;
     }

@@ -46,8 +46,8 @@ struct local_exchange {
 /// One communicator, seen by all its ranks.
 ///
 /// Everything is guarded by one mutex, but for the copies: those are claimed under the mutex and
-/// made outside it, by whichever of the two ranks waits. Every change that a rank may be waiting for
-/// ends in `wake`, under the mutex.
+/// made outside it, by whichever of the two ranks waits. Every change that a rank may be waiting
+/// for ends in `wake`, under the mutex.
 class local_channel : public std::enable_shared_from_this<local_channel> {
 public:
     explicit local_channel(int size);

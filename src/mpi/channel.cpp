@@ -288,8 +288,9 @@ void channel::drop(message_set& set, bool unwinding) noexcept {
         give_back(set);
         return;
     }
-    // Waiting could hang: the peers may need what this rank will never send. The exception is on its
-    // way to someone who aborts with its message, so this ends what it can and leaves the words to him.
+    // Waiting could hang: the peers may need what this rank will never send. The exception is on
+    // its way to someone who aborts with its message, so this ends what it can and leaves the words
+    // to him.
     cancel_receives(set);
     broken_ = true;
     if (!progress(set)) {
@@ -425,7 +426,8 @@ bool channel::poll() {
     if (!reason) return false;
     // From here on this channel is aborted itself, whatever becomes of those above.
     const std::lock_guard lock(mutex_);
-    // One that is aborted from above is quiet where the abort was said: peers may have left this one.
+    // One that is aborted from above is quiet where the abort was said: peers may have left this
+    // one.
     if (!reason_) said_quiet_ = true;
     reason_ = std::move(reason);
     provisional_ = provisional;

@@ -49,11 +49,12 @@ struct family {
 /// One communicator.
 ///
 /// An abort is a message on the control communicator, which waits look for; it also ends everything
-/// that was split or duplicated from there, since waits look at all communicators upwards. A send cannot
-/// be taken back, and its buffer is the user's: so each rank, once it knows of the abort and has ended
-/// all its receives below, tells the others that it is quiet, and a wait for a send ends no
-/// sooner than the send or the quiet of its receiver. An aborted or broken channel never frees its MPI
-/// communicators, or their identity could be given to new ones that would receive what is still under way.
+/// that was split or duplicated from there, since waits look at all communicators upwards. A send
+/// cannot be taken back, and its buffer is the user's: so each rank, once it knows of the abort and
+/// has ended all its receives below, tells the others that it is quiet, and a wait for a send ends
+/// no sooner than the send or the quiet of its receiver. An aborted or broken channel never frees
+/// its MPI communicators, or their identity could be given to new ones that would receive what is
+/// still under way.
 class channel : public std::enable_shared_from_this<channel> {
 public:
     channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> parent,

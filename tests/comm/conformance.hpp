@@ -443,8 +443,8 @@ std::string aborts(C& comm) {
     return wrong + every_pair(comm);
 }
 
-/// An exception between start and wait: buffers large and small, never met by anyone, are let go, and
-/// the others learn the message.
+/// An exception between start and wait: buffers large and small, never met by anyone, are let go,
+/// and the others learn the message.
 template <class C>
 std::string exceptions(C& comm) {
     C other = comm.duplicate();

@@ -16,8 +16,8 @@ static_assert(communicator<metered<mpi::communicator>>);
 
 namespace {
 
-/// All processes of the job. Verdicts travel on a channel of their own, so that a failure of the one
-/// under test is still reported by all.
+/// All processes of the job. Verdicts travel on a channel of their own, so that a failure of the
+/// one under test is still reported by all.
 template <class C>
 struct processes {
     C comm;

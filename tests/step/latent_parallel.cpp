@@ -225,7 +225,8 @@ TEST_CASE("far from every cut, one prediction is that of the whole, bitwise") {
         options.overlap = draw(0, 2) / 4.0;
         options.rotation = {along};
         options.patch = {1, 1, 1};
-        // Long enough that a core keeps a position farther than overlap + radius from both its ends.
+        // Long enough that a core keeps a position farther than overlap + radius from both its
+        // ends.
         c.extents[2 + index_of(along)] = ranks * (4 * radius + 9 + draw(0, 5));
         options.cores = partition::paper;
         const auto plan = plan_latent_parallel(c.problem(), options, ranks);
@@ -453,7 +454,8 @@ TEST_CASE("what the model throws on one rank is thrown on all") {
 TEST_CASE("conditions and per-frame timesteps are cut with the latent") {
     const std::array<index_t, 5> extents{1, 1, 6, 4, 4};
     const sampling_case c{extents, schedule::by_name("euler_flow", 3), 8};
-    // The prediction is the condition plus the frame's timestep: the policy must return it unchanged.
+    // The prediction is the condition plus the frame's timestep: the policy must return it
+    // unchanged.
     const any_model model = [](const_latent_view, const step_info& info, latent_view p,
                                stream_ref) {
         for (index_t t = 0; t < p.extents[2]; ++t)

@@ -95,7 +95,8 @@ TEST_CASE("weights count latent positions, not patches") {
     problem.steps = 1;
     problem.live_history.clear();
     const auto plan = plan_latent_parallel(problem, with(0.5, latent_layout::replicated), 4);
-    // T has a single patch: the first cut is along H, 30 patches, cores of 8, overlap 4 patches = 8 rows.
+    // T has a single patch: the first cut is along H, 30 patches, cores of 8, overlap 4 patches = 8
+    // rows.
     REQUIRE(plan.cuts[0].along == axis::h);
     REQUIRE(plan.cuts[0].parts[1].window == box{{0, 8, 0}, {1, 32, 104}});
     // Front weights k/8 against a core weight of 1.

@@ -95,8 +95,8 @@ private:
 
 /// Owns a communicator of any kind.
 ///
-/// For the boundary of an engine that chooses its backend at run time, or that does not want to be a
-/// template. Move-only; itself a communicator.
+/// For the boundary of an engine that chooses its backend at run time, or that does not want to be
+/// a template. Move-only; itself a communicator.
 class any_communicator {
 public:
     template <class C>

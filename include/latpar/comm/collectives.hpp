@@ -2,9 +2,9 @@
 // Collective operations, as free functions on one or two exchanges.
 //
 // They take elements: contiguous ranges, or views of bytes and a dtype in any memory that the
-// communicator reaches. All ranks call them, with counts that fit; the stream means what it means to
-// `exchange`. The two sides of a call do not overlap, but a rank's own part may already lie in its
-// place. Counts that do not fit the buffers are a usage_error before anything is sent.
+// communicator reaches. All ranks call them, with counts that fit; the stream means what it means
+// to `exchange`. The two sides of a call do not overlap, but a rank's own part may already lie in
+// its place. Counts that do not fit the buffers are a usage_error before anything is sent.
 #pragma once
 
 #include <latpar/comm/communicator.hpp>

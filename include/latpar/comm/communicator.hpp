@@ -70,8 +70,8 @@ concept exchange_request = std::movable<Request> && requires(Request& request, d
 ///   Errors: usage_error, before anything is sent, for a peer out of range, a negative count, a
 ///   null pointer with a positive count or a memory space that this communicator does not reach.
 /// - `split(color, key)`: collective; the ranks of equal color form a communicator, ordered by
-///   (key, rank here); std::nullopt for a rank that passes `no_color`. Errors: usage_error for other
-///   negative colors.
+///   (key, rank here); std::nullopt for a rank that passes `no_color`. Errors: usage_error for
+///   other negative colors.
 /// - `duplicate()`: collective; the same ranks on a channel of its own, independent of this one.
 /// - `control_all_gather(text)`: collective on the host; every rank gets every rank's text, in rank
 ///   order. Blocks. It travels on the control channel, never matches payload, is metered apart.

@@ -49,15 +49,15 @@ public:
 
     /// The communicator of one rank, for an engine that owns its threads.
     ///
-    /// All that are taken from one team talk to each other; take each rank once, and use it from one
-    /// thread at a time. Errors: usage_error for a rank out of range.
+    /// All that are taken from one team talk to each other; take each rank once, and use it from
+    /// one thread at a time. Errors: usage_error for a rank out of range.
     [[nodiscard]] thread_communicator communicator(int rank) const;
 
     /// Calls `f(communicator)` on every rank, rank 0 on the calling thread, and joins them all.
     ///
     /// Each run has communicators of its own, so a team can run again after one that failed.
-    /// Errors: if a rank throws, operations of the others throw comm_error with its message, and run
-    /// rethrows the first exception as it was.
+    /// Errors: if a rank throws, operations of the others throw comm_error with its message, and
+    /// run rethrows the first exception as it was.
     template <std::invocable<thread_communicator&> F>
     void run(F&& f) {
         run_ranks(std::ref(f));

@@ -12,7 +12,8 @@
 
 namespace latpar::inline v0 {
 
-/// What a rank has of a step: z over `held`, the prediction and the scheduler's step over `stepped`.
+/// What a rank has of a step: z over `held`, the prediction and the scheduler's step over
+/// `stepped`.
 struct placement {
     box held{};
     box stepped{};
@@ -30,8 +31,8 @@ struct latent_state {
 /// Before step i a rank holds z over `placement_at(i).held` (i = steps: at the end); the call reads
 /// that and writes the prediction over `placement_at(i).stepped`, either may be empty; info.window
 /// is the held box.
-/// - `agree(problem, text)`: usage_error on every rank if `problem` is not the one that was planned, or
-///   `text`, whatever a loop wants to be the same everywhere, differs.
+/// - `agree(problem, text)`: usage_error on every rank if `problem` is not the one that was
+///   planned, or `text`, whatever a loop wants to be the same everywhere, differs.
 /// - `relayout(i, state, stream)`: after the scheduler's step i; moves z and the history that is
 ///   still read to where step i + 1 needs them.
 /// - `collect(i, state, out, stream)`: brings z as it lies before step i together in `out`, the

@@ -20,14 +20,18 @@ namespace latpar::inline v0::loop {
 /// Samples step by step; a denoiser that is spread over ranks is stepped where its parts lie.
 ///
 /// `run()` does all of it. An engine that owns its loop drives it as a stepper:
-/// `while (!s.done()) { auto r = s.next_request(); model(r.z, r.info, r.prediction); s.advance(); }`
+///     while (!s.done()) {
+///         auto r = s.next_request();
+///         model(r.z, r.info, r.prediction, stream);
+///         s.advance();
+///     }
 ///
 /// Ranks: with a distributed denoiser, all of its ranks make every call.
 /// Memory: latent, prediction and history over what this rank holds, from `source`, taken by the
 /// constructor.
-/// Errors: usage_error on every rank, before payload moves, if the ranks' schedules differ or are not
-/// what the model's plan was made for, and for a scheduler that is not elementwise where only a part is
-/// stepped. An exception on one rank makes the others throw with its message.
+/// Errors: usage_error on every rank, before payload moves, if the ranks' schedules differ or are
+/// not what the model's plan was made for, and for a scheduler that is not elementwise where only a
+/// part is stepped. An exception on one rank makes the others throw with its message.
 template <denoiser Model, scheduler Schedule, kernel_set Kernels = kernel::host>
 class serial {
 public:

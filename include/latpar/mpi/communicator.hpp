@@ -17,7 +17,8 @@ struct message_set;
 
 /// An exchange in flight among processes.
 ///
-/// A wait also listens for an abort, and then returns only when no peer can touch the buffers any more.
+/// A wait also listens for an abort, and then returns only when no peer can touch the buffers any
+/// more.
 class request {
 public:
     request(request&& other) noexcept;

@@ -11,10 +11,10 @@ enum class thread_level { funneled, serialized, multiple };
 
 /// Initialises MPI, and finalises it at the end of its scope.
 ///
-/// The only thing in the library that does. If MPI is initialised already, it adopts that and leaves
-/// finalising to whoever did it. Communicators may outlive it: their destruction is then harmless, their
-/// use a comm_error. One thread a process needs `funneled`; communicators in several threads at once
-/// need `multiple`.
+/// The only thing in the library that does. If MPI is initialised already, it adopts that and
+/// leaves finalising to whoever did it. Communicators may outlive it: their destruction is then
+/// harmless, their use a comm_error. One thread a process needs `funneled`; communicators in
+/// several threads at once need `multiple`.
 class environment {
 public:
     /// Ranks: All of the job. Errors: usage_error if MPI gives less than `level`, or was

@@ -8,7 +8,8 @@
 
 namespace latpar::inline v0::schedule {
 
-/// The betas of the 1000 training timesteps, equally spaced in their square roots ("scaled linear").
+/// The betas of the 1000 training timesteps, equally spaced in their square roots ("scaled
+/// linear").
 struct beta_schedule {
     static constexpr index_t train_steps = 1000;
 

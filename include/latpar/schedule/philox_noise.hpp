@@ -13,9 +13,9 @@ namespace latpar::inline v0 {
 ///
 /// The sequence, part of the interface: words = philox4x32({w / 4, h, t, c + 2^16 b}, key'), where
 /// key' is the first two words of philox4x32({stream, step}, seed), each 64-bit number as its low
-/// and high 32 bits. Words 0 and 1 give the values of w % 4 = 0 (r cos) and 1 (r sin), words 2 and 3
-/// those of 2 and 3: r = sqrt(-2 ln u), u the upper 31 bits of the first word and a half, over 2^31;
-/// the angle is the second word over 2^32 of a turn. Float32 arithmetic in a fixed order.
+/// and high 32 bits. Words 0 and 1 give the values of w % 4 = 0 (r cos) and 1 (r sin), words 2 and
+/// 3 those of 2 and 3: r = sqrt(-2 ln u), u the upper 31 bits of the first word and a half, over
+/// 2^31; the angle is the second word over 2^32 of a turn. Float32 arithmetic in a fixed order.
 /// Source: Box and Muller (1958); Salmon et al. (SC 2011).
 class philox_noise {
 public:

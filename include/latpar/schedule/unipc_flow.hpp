@@ -29,7 +29,8 @@ struct unipc_flow_options {
 /// z_n = m_{n-1}, reads no history at all.
 /// Errors: usage_error unless steps >= 1 and shift > 0.
 /// Source: arXiv 2302.04867; schedule, float32 rounding of sigma and the coefficient 1/2 of the
-/// second-order predictor and first-order corrector are those of diffusers' UniPCMultistepScheduler.
+/// second-order predictor and first-order corrector are those of diffusers'
+/// UniPCMultistepScheduler.
 [[nodiscard]] linear_scheduler unipc_flow(const unipc_flow_options& options = {});
 
 }  // namespace latpar::inline v0::schedule

@@ -18,8 +18,8 @@
 
 namespace latpar::inline v0 {
 
-/// A denoiser whose ranks each denoise one part of the latent, cut along another axis at every step,
-/// and stitch the predictions.
+/// A denoiser whose ranks each denoise one part of the latent, cut along another axis at every
+/// step, and stitch the predictions.
 ///
 /// It talks once a denoising step, so it suits slow links. Guidance goes inside
 /// (`latent_parallel(guided(model, 4.0), ...)`): then only the guided prediction travels.

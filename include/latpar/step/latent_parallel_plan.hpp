@@ -47,7 +47,7 @@ struct latent_parallel_options {
 struct latent_part {
     box core{};    ///< the positions whose prediction this part is chiefly for
     box window{};  ///< the core with its overlap: what the denoiser sees; empty: the rank idles
-    /// One stitching weight for each position of the window along the cut, normalised over the parts.
+    /// The stitching weight of each position of the window along the cut; over the parts they sum to 1.
     std::vector<float> weights{};
 };
 
@@ -98,13 +98,13 @@ struct latent_parallel_plan {
     [[nodiscard]] box held(index_t step, int rank) const;
     /// The part whose prediction a rank gets, and steps.
     [[nodiscard]] box stepped(index_t step, int rank) const;
-    /// The collection of the latent as it lies before a step, or at the end: one phase for each rank
-    /// that gives, so that message buffers stay small.
+    /// The collection of the latent as it lies before a step, or at the end: one phase for each
+    /// rank that gives, so that message buffers stay small.
     [[nodiscard]] std::vector<transfer_phase> collect(index_t step) const;
 
     /// Every phase of a step in the order of execution, empty ones left out.
     [[nodiscard]] std::vector<const transfer_phase*> phases_of(index_t step) const;
-    /// Payload bytes of the whole run, collection included; or of a run stopped after `count` steps.
+    /// Payload bytes of the run, collection included; or of one that is stopped after `count` steps.
     [[nodiscard]] index_t bytes() const { return bytes_after(problem.steps); }
     [[nodiscard]] index_t bytes_after(index_t count) const;
     [[nodiscard]] index_t bytes_sent_by(int rank) const {
@@ -115,7 +115,7 @@ struct latent_parallel_plan {
     }
     /// Of the rank that sends or receives most: what decides how long communication takes.
     [[nodiscard]] index_t busiest_bytes() const;
-    /// The accounting of the paper's table: for each step (2 x sum of the parts + latent) x 4 bytes.
+    /// The accounting of the paper: for each step (2 x sum of the parts + latent) x 4 bytes.
     [[nodiscard]] index_t paper_bytes() const;
 
     /// Denoiser calls of all ranks together; the critical path has `problem.steps` of them.
@@ -135,9 +135,10 @@ struct latent_parallel_plan {
 ///
 /// Errors: usage_error, naming value and remedy, for extents that the patch does not divide, an
 /// overlap out of range, types that are not computed with, nothing to cut, parts that the ranks
-/// cannot take, more than 1024 parts, more bytes than can be counted, or, with `sharded`, a scheduler
-/// that is not elementwise or a prediction of other channels than the latent.
-/// Source: Latent Parallelism (arXiv 2512.07350); `replicated`, `sharded` and `balanced` are latpar's.
+/// cannot take, more than 1024 parts, more bytes than can be counted, or, with `sharded`, a
+/// scheduler that is not elementwise or a prediction of other channels than the latent.
+/// Source: Latent Parallelism (arXiv 2512.07350); `replicated`, `sharded` and `balanced` are
+/// latpar's.
 [[nodiscard]] latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
                                                         latent_parallel_options options, int ranks);
 

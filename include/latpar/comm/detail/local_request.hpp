@@ -17,7 +17,8 @@ struct local_exchange;
 ///
 /// A waiting thread copies what it can, its own incoming messages first: a message is one copy.
 /// If it is destroyed in flight because an exception passes, it withdraws what no peer has met yet
-/// instead of waiting; the communicator is then aborted, at the latest when this rank uses it again.
+/// instead of waiting; the communicator is then aborted, at the latest when this rank uses it
+/// again.
 class local_request {
 public:
     local_request(local_request&& other) noexcept;
