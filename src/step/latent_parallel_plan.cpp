@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // LatentParallel, planned: who denoises which box at which step, and what travels.
-#include <latpar/core/memory.hpp>
-#include <latpar/step/latent_parallel_plan.hpp>
+#include <step/latent_parallel_phases.hpp>
 
 #include <algorithm>
-#include <array>
-#include <iomanip>
-#include <limits>
 #include <map>
-#include <numeric>
-#include <sstream>
 #include <tuple>
 
 namespace latpar::inline v0 {
 namespace {
 
+using detail::boxes_of_ranks;
 using detail::concat;
+using detail::phases_of_kind;
 using detail::require;
 
 constexpr int max_parts = 1024;
@@ -76,13 +72,6 @@ void check(const latent_problem& problem, const latent_parallel_options& options
         "sharded does; use replicated or central");
 }
 
-/// Enough digits to tell any two numbers apart.
-std::string exact(double value) {
-    std::ostringstream out;
-    out << std::setprecision(std::numeric_limits<double>::max_digits10) << value;
-    return std::move(out).str();
-}
-
 /// The stitching weight of each position of a part, before normalisation.
 std::vector<double> ramp(const axis_part& part, index_t patch) {
     const index_t front = (part.core_begin - part.begin) * patch;
@@ -127,21 +116,6 @@ latent_cut make_cut(const latent_problem& problem, const latent_parallel_options
     return cut;
 }
 
-std::vector<const transfer_phase*> phases_of_kind(const latent_parallel_step& step) {
-    std::vector<const transfer_phase*> out{&step.scatter, &step.predictions, &step.spread,
-                                           &step.move_state};
-    for (const transfer_phase& phase : step.move_history) out.push_back(&phase);
-    std::erase_if(out, [](const transfer_phase* phase) { return phase->transfers.empty(); });
-    return out;
-}
-
-template <class F>
-std::vector<box> boxes_of(int ranks, F&& f) {
-    std::vector<box> out;
-    for (int rank = 0; rank < ranks; ++rank) out.push_back(f(rank));
-    return out;
-}
-
 /// Builds the phases of a plan whose layout, parts and cuts are settled.
 class phase_builder {
 public:
@@ -183,7 +157,7 @@ private:
         return {std::move(name), plan_.problem.batch * channels, wire, {}};
     }
     std::vector<box> stepped(index_t i) const {
-        return boxes_of(plan_.ranks, [&](int rank) { return plan_.stepped(i, rank); });
+        return boxes_of_ranks(plan_.ranks, [&](int rank) { return plan_.stepped(i, rank); });
     }
 
     transfer_phase scatter(index_t i) const {
@@ -218,7 +192,7 @@ private:
             phase("spread", plan_.problem.prediction_channels, plan_.options.wire_prediction);
         if (plan_.options.layout != latent_layout::replicated) return out;
         const auto& parts = plan_.cut_of(i).parts;
-        const auto cores = boxes_of(
+        const auto cores = boxes_of_ranks(
             plan_.ranks, [&](int rank) { return parts[static_cast<std::size_t>(rank)].core; });
         out.transfers = plan_relayout(cores, stepped(i));
         return out;
@@ -228,7 +202,7 @@ private:
         const auto now = stepped(i);
         step.move_state = phase("move z", plan_.problem.channels, plan_.options.wire_state);
         step.move_state.transfers = plan_relayout(
-            now, boxes_of(plan_.ranks, [&](int rank) { return plan_.held(i + 1, rank); }));
+            now, boxes_of_ranks(plan_.ranks, [&](int rank) { return plan_.held(i + 1, rank); }));
         for (index_t k = 0; k < plan_.problem.history_size(); ++k) {
             transfer_phase& out = step.move_history.emplace_back(phase(
                 concat("move history ", k), plan_.problem.channels, plan_.options.wire_state));
@@ -267,164 +241,6 @@ latent_parallel_plan plan_layout(latent_parallel_plan plan, latent_layout layout
 }
 
 }  // namespace
-
-std::string_view name_of(latent_layout layout) noexcept {
-    constexpr std::array<std::string_view, 4> names{"automatic", "central", "replicated",
-                                                    "sharded"};
-    return names[static_cast<std::size_t>(layout)];
-}
-
-std::string_view name_of(partition kind) noexcept {
-    return kind == partition::paper ? "paper" : "balanced";
-}
-
-box latent_parallel_plan::held(index_t step, int rank) const {
-    const box whole = box_of(problem.extents);
-    if (ranks == 1 || options.layout == latent_layout::replicated) return whole;
-    if (options.layout == latent_layout::central) return rank == 0 ? whole : box{};
-    if (step == problem.steps) return stepped(step - 1, rank);
-    return cut_of(step).parts[static_cast<std::size_t>(rank)].window;
-}
-
-box latent_parallel_plan::stepped(index_t step, int rank) const {
-    if (ranks == 1 || options.layout != latent_layout::sharded) return held(step, rank);
-    return cut_of(step).parts[static_cast<std::size_t>(rank)].core;
-}
-
-std::vector<transfer_phase> latent_parallel_plan::collect(index_t step) const {
-    const box whole = box_of(problem.extents);
-    const auto transfers = plan_relayout(
-        boxes_of(ranks, [&](int rank) { return held(step, rank); }), boxes_of(ranks, [&](int rank) {
-            return rank == 0 || options.result_everywhere ? whole : box{};
-        }));
-    std::vector<transfer_phase> out;
-    for (int from = 0; from < ranks; ++from) {
-        transfer_phase phase{"collect", problem.batch * problem.channels, problem.type, {}};
-        for (const transfer& t : transfers) {
-            if (t.from == from) phase.transfers.push_back(t);
-        }
-        if (!phase.transfers.empty()) out.push_back(std::move(phase));
-    }
-    return out;
-}
-
-std::vector<const transfer_phase*> latent_parallel_plan::phases_of(index_t step) const {
-    return phases_of_kind(step_at(step));
-}
-
-index_t latent_parallel_plan::bytes_after(index_t count) const {
-    index_t out = 0;
-    for (index_t i = 0; i < count; ++i) {
-        for (const transfer_phase* phase : phases_of(i)) out += phase->bytes();
-    }
-    for (const transfer_phase& phase : collect(count)) out += phase.bytes();
-    return out;
-}
-
-index_t latent_parallel_plan::busiest_bytes() const {
-    return std::max(*std::max_element(sent_bytes.begin(), sent_bytes.end()),
-                    *std::max_element(received_bytes.begin(), received_bytes.end()));
-}
-
-index_t latent_parallel_plan::paper_bytes() const {
-    index_t positions = 0;
-    for (index_t i = 0; i < problem.steps; ++i) {
-        positions += volume_of(problem.extents);
-        for (const latent_part& part : cut_of(i).parts) positions += 2 * part.window.volume();
-    }
-    return positions * problem.batch * problem.channels * 4;
-}
-
-index_t latent_parallel_plan::denoiser_calls() const {
-    index_t out = 0;
-    for (index_t i = 0; i < problem.steps; ++i) {
-        for (const latent_part& part : cut_of(i).parts) out += part.window.empty() ? 0 : 1;
-    }
-    return out;
-}
-
-double latent_parallel_plan::critical_fraction() const {
-    index_t positions = 0;
-    for (index_t i = 0; i < problem.steps; ++i) {
-        index_t largest = 0;
-        index_t all = 0;
-        for (const latent_part& part : cut_of(i).parts) {
-            largest = std::max(largest, part.window.volume());
-            all += part.window.volume();
-        }
-        positions += simulated() ? all : largest;
-    }
-    return static_cast<double>(positions) /
-           static_cast<double>(problem.steps * volume_of(problem.extents));
-}
-
-index_t latent_parallel_plan::workspace_bytes(int rank) const {
-    const latent_parallel_workspace space = workspace(rank);
-    return space.part + space.prediction +
-           std::accumulate(space.messages.begin(), space.messages.end(), index_t{0});
-}
-
-latent_parallel_workspace latent_parallel_plan::workspace(int rank) const {
-    const index_t element = problem.batch * size_of(problem.type);
-    const bool rounded =
-        options.layout == latent_layout::central && options.wire_state != problem.type;
-    // Whether the part of z that is denoised lies in memory of its own.
-    const auto apart = [&](const box& window) {
-        return rounded || rank > 0 || window != box_of(problem.extents);
-    };
-    latent_parallel_workspace out;
-    out.messages.assign(static_cast<std::size_t>(1 + problem.history_size()), 0);
-    const auto grow = [](index_t& bytes, index_t needed) { bytes = std::max(bytes, needed); };
-    for (const latent_cut& cut : cuts) {
-        index_t predictions = 0;
-        for (std::size_t k = 0; k < cut.parts.size(); ++k) {
-            const box& window = cut.parts[k].window;
-            if (ranks > 1 && static_cast<int>(k) != rank) continue;
-            if (!(ranks > 1 && options.layout == latent_layout::sharded) && apart(window)) {
-                grow(out.part, window.volume() * problem.channels * element);
-            }
-            predictions += window.volume() * problem.prediction_channels * element;
-            if (ranks == 1) predictions = detail::aligned(predictions);
-        }
-        // A part that is all of the latent is predicted in place.
-        if (parts() > 1) grow(out.prediction, predictions);
-    }
-    for (const latent_parallel_step& step : kinds) {
-        for (const transfer_phase* phase :
-             {&step.scatter, &step.predictions, &step.spread, &step.move_state}) {
-            grow(out.messages[0], phase->buffer_bytes(rank));
-        }
-        for (std::size_t k = 0; k < step.move_history.size(); ++k) {
-            grow(out.messages[k + 1], step.move_history[k].buffer_bytes(rank));
-        }
-    }
-    // A run may be stopped, and collected, before any step.
-    for (index_t i = 0; i < std::min(problem.steps, static_cast<index_t>(cuts.size())); ++i) {
-        for (const transfer_phase& phase : collect(i))
-            grow(out.messages[0], phase.buffer_bytes(rank));
-    }
-    for (const transfer_phase& phase : collection) grow(out.messages[0], phase.buffer_bytes(rank));
-    return out;
-}
-
-std::string latent_parallel_plan::fingerprint() const {
-    std::string live;
-    for (const auto& step : problem.live_history) {
-        for (const bool b : step) live += b ? '1' : '0';
-        live += '.';
-    }
-    std::string rotation;
-    for (const axis a : options.rotation) rotation += name_of(a);
-    return concat("latent_parallel latent=", problem.batch, 'x', problem.channels, '(',
-                  problem.prediction_channels, ")x", box_of(problem.extents), ' ',
-                  name_of(problem.type), " steps=", problem.steps,
-                  " elementwise=", problem.elementwise, " history=", live, " ranks=", ranks,
-                  " parts=", parts(), " overlap=", exact(options.overlap),
-                  " patch=", box_of(options.patch), " cores=", name_of(options.cores),
-                  " layout=", name_of(options.layout), " wire=", name_of(options.wire_prediction),
-                  '/', name_of(options.wire_state), " rotation=", rotation,
-                  " everywhere=", options.result_everywhere);
-}
 
 latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
                                           latent_parallel_options options, int ranks) {

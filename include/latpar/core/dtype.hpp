@@ -74,49 +74,32 @@ struct bfloat16 {
 }
 
 namespace detail {
+
 template <class T>
-struct dtype_traits;
-template <>
-struct dtype_traits<std::uint8_t> {
-    static constexpr dtype value = dtype::u8;
-};
-template <>
-struct dtype_traits<std::byte> {
-    static constexpr dtype value = dtype::u8;
-};
-template <>
-struct dtype_traits<char> {
-    static constexpr dtype value = dtype::u8;
-};
-template <>
-struct dtype_traits<std::int32_t> {
-    static constexpr dtype value = dtype::i32;
-};
-template <>
-struct dtype_traits<std::int64_t> {
-    static constexpr dtype value = dtype::i64;
-};
-template <>
-struct dtype_traits<float16> {
-    static constexpr dtype value = dtype::f16;
-};
-template <>
-struct dtype_traits<bfloat16> {
-    static constexpr dtype value = dtype::bf16;
-};
-template <>
-struct dtype_traits<float> {
-    static constexpr dtype value = dtype::f32;
-};
-template <>
-struct dtype_traits<double> {
-    static constexpr dtype value = dtype::f64;
-};
+[[nodiscard]] consteval dtype dtype_for() {
+    if constexpr (std::is_same_v<T, float>) {
+        return dtype::f32;
+    } else if constexpr (std::is_same_v<T, bfloat16>) {
+        return dtype::bf16;
+    } else if constexpr (std::is_same_v<T, float16>) {
+        return dtype::f16;
+    } else if constexpr (std::is_same_v<T, double>) {
+        return dtype::f64;
+    } else if constexpr (std::is_same_v<T, std::int32_t>) {
+        return dtype::i32;
+    } else if constexpr (std::is_same_v<T, std::int64_t>) {
+        return dtype::i64;
+    } else {
+        static_assert(sizeof(T) == 1, "latpar has no dtype for this element type");
+        return dtype::u8;
+    }
+}
+
 }  // namespace detail
 
 /// The dtype of a C++ element type.
 template <class T>
-inline constexpr dtype dtype_of = detail::dtype_traits<std::remove_cv_t<T>>::value;
+inline constexpr dtype dtype_of = detail::dtype_for<std::remove_cv_t<T>>();
 
 /// Rounds to nearest even; NaN stays NaN (quiet).
 [[nodiscard]] constexpr bfloat16 to_bfloat16(float value) noexcept {

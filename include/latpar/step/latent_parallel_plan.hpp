@@ -47,7 +47,7 @@ struct latent_parallel_options {
 struct latent_part {
     box core{};    ///< the positions whose prediction this part is chiefly for
     box window{};  ///< the core with its overlap: what the denoiser sees; empty: the rank idles
-    /// The stitching weight of each position of the window along the cut; over the parts they sum to 1.
+    /// The stitching weight of each position of the window along the cut; the parts' sum to 1.
     std::vector<float> weights{};
 };
 
@@ -104,7 +104,7 @@ struct latent_parallel_plan {
 
     /// Every phase of a step in the order of execution, empty ones left out.
     [[nodiscard]] std::vector<const transfer_phase*> phases_of(index_t step) const;
-    /// Payload bytes of the run, collection included; or of one that is stopped after `count` steps.
+    /// Payload bytes of the run, collection included; or of one stopped after `count` steps.
     [[nodiscard]] index_t bytes() const { return bytes_after(problem.steps); }
     [[nodiscard]] index_t bytes_after(index_t count) const;
     [[nodiscard]] index_t bytes_sent_by(int rank) const {
