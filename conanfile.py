@@ -62,6 +62,8 @@ class Latpar(ConanFile):
 
     def package_info(self):
         self.cpp_info.set_property("cmake_file_name", "latpar")
+        # The target of the whole package, or the component's own name would mean both.
+        self.cpp_info.set_property("cmake_target_name", "latpar::everything")
         library = self.cpp_info.components["latpar"]
         library.set_property("cmake_target_name", "latpar::latpar")
         library.libs = ["latpar"]

@@ -74,6 +74,7 @@ std::ostream& operator<<(std::ostream& out, const ledger& account) {
 
 std::string to_string(const ledger& account) {
     std::ostringstream out;
+    out.imbue(std::locale::classic());
     out << account;
     return std::move(out).str();
 }

@@ -60,10 +60,15 @@ void thread_team::run_ranks(const std::function<void(thread_communicator&)>& f) 
     const auto channel = std::make_shared<detail::local_channel>(size_);
     std::mutex mutex;
     std::exception_ptr first;
-    const auto fail = [&](int rank, std::string_view message) {
+    bool first_is_echo = false;
+    const auto fail = [&](int rank, std::string_view message, bool is_echo) {
         {
+            // A rank that was told of an abort may be faster than the one that still unwinds.
             const std::lock_guard lock(mutex);
-            if (!first) first = std::current_exception();
+            if (!first || (first_is_echo && !is_echo)) {
+                first = std::current_exception();
+                first_is_echo = is_echo;
+            }
         }
         channel->abort(abort_text(rank, size_, message));
     };
@@ -71,10 +76,12 @@ void thread_team::run_ranks(const std::function<void(thread_communicator&)>& f) 
         try {
             thread_communicator comm(channel, rank);
             f(comm);
+        } catch (const comm_error& error) {
+            fail(rank, error.what(), true);
         } catch (const std::exception& error) {
-            fail(rank, error.what());
+            fail(rank, error.what(), false);
         } catch (...) {
-            fail(rank, "an exception that is not a std::exception");
+            fail(rank, "an exception that is not a std::exception", false);
         }
     };
     {
@@ -85,7 +92,7 @@ void thread_team::run_ranks(const std::function<void(thread_communicator&)>& f) 
             body(0);
         } catch (const std::exception& error) {
             // A thread could not be started: those that were must not wait for it.
-            fail(0, error.what());
+            fail(0, error.what(), false);
         }
     }
     if (first) std::rethrow_exception(first);

@@ -421,7 +421,7 @@ safetensors_content parse_safetensors(std::span<const std::byte> bytes, std::str
 }
 
 safetensors_file safetensors_file::open(const std::filesystem::path& path) {
-    const file_descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const file_descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) throw_system_error("open", path);
     struct stat status {};
     if (::fstat(file.get(), &status) != 0) throw_system_error("stat", path);

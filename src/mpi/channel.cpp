@@ -65,7 +65,7 @@ private:
     MPI_Datatype type_ = MPI_BYTE;
 };
 
-void relax(int turn) {
+void relax(unsigned turn) {
     // More ranks than cores must not starve each other; the first turns are for latency.
     if (turn > 100) std::this_thread::yield();
 }
@@ -123,6 +123,8 @@ message_set& channel::take(std::size_t operations) {
     set.messages.reserve(operations);
     set.statuses.resize(operations);
     set.thread = std::this_thread::get_id();
+    set.receives = 0;
+    set.arrived = false;
     set.lost = false;
     set.failure.clear();
     {
@@ -164,8 +166,8 @@ request channel::start(std::span<const send_op> sends, std::span<const recv_op> 
             check(MPI_Irecv(op.data, type.count(), type.type(), op.peer, MPI_ANY_TAG, payload_,
                             add(op)),
                   "MPI_Irecv");
+            ++set.receives;
         }
-        set.receives = set.requests.size();
         if (set.receives > 0) {
             set.listening = true;
             for (channel* c = this; c; c = c->parent_.get()) ++c->listening_;
@@ -196,10 +198,15 @@ request channel::start(std::span<const send_op> sends, std::span<const recv_op> 
 
 bool channel::progress(message_set& set) {
     const int count = static_cast<int>(set.requests.size());
-    if (count == 0) return true;
+    // Once all has arrived the statuses must stay as they are: another test would empty them.
+    if (count == 0 || set.arrived) return true;
     int done = 0;
     const int result = MPI_Testall(count, set.requests.data(), &done, set.statuses.data());
-    if (result == MPI_ERR_IN_STATUS) return true;
+    if (result == MPI_ERR_IN_STATUS) {
+        const auto pending = [](const MPI_Status& s) { return s.MPI_ERROR == MPI_ERR_PENDING; };
+        set.arrived = std::none_of(set.statuses.begin(), set.statuses.begin() + count, pending);
+        return set.arrived;
+    }
     if (result != MPI_SUCCESS) {
         set.failure = concat("MPI_Testall failed: ", error_text(result));
         return true;
@@ -207,6 +214,7 @@ bool channel::progress(message_set& set) {
     if (!done) return false;
     // MPI leaves these alone when there was no error.
     for (MPI_Status& status : set.statuses) status.MPI_ERROR = MPI_SUCCESS;
+    set.arrived = true;
     return true;
 }
 
@@ -247,7 +255,7 @@ bool channel::wait_until(message_set& set, deadline when) {
         // There is nothing left to wait for, nor to give back.
         throw comm_error("an exchange is waited for after MPI was finalised");
     }
-    for (int turn = 0;; turn = std::min(turn + 1, INT_MAX - polls_between_looks)) {
+    for (unsigned turn = 0;; ++turn) {
         if (!set.lost && progress(set)) {
             stop_listening(set);
             bool done = true;
@@ -276,14 +284,18 @@ bool channel::wait_until(message_set& set, deadline when) {
 
 void channel::drop(message_set& set, bool unwinding) noexcept {
     if (is_finalized()) return;
-    if (!unwinding) {
-        try {
+    try {
+        if (unwinding) {
+            leave_unfinished(set);
+        } else {
             static_cast<void>(wait_until(set, deadline::max()));
-        } catch (const comm_error&) {
-            // Whoever needs to know hears of it from the next operation.
         }
-        return;
+    } catch (const std::exception&) {
+        // Whoever needs to know hears of it from the next operation.
     }
+}
+
+void channel::leave_unfinished(message_set& set) {
     if (!set.lost && progress(set)) {
         give_back(set);
         return;
@@ -306,7 +318,8 @@ void channel::cancel_receives(message_set& set) {
         if (set.requests[i] == MPI_REQUEST_NULL) continue;
         MPI_Cancel(&set.requests[i]);
         // One that was met already goes on to its end instead.
-        for (int turn = 0, done = 0; !done; ++turn) {
+        int done = 0;
+        for (unsigned turn = 0; !done; ++turn) {
             MPI_Test(&set.requests[i], &done, MPI_STATUS_IGNORE);
             relax(turn);
         }
@@ -336,7 +349,7 @@ void channel::hush() {
 void channel::settle(message_set& set) {
     cancel_receives(set);
     hush();
-    for (int turn = 0;; ++turn) {
+    for (unsigned turn = 0;; ++turn) {
         bool settled = true;
         for (std::size_t i = set.receives; i < set.requests.size(); ++i) {
             if (set.requests[i] == MPI_REQUEST_NULL) continue;
@@ -438,7 +451,7 @@ void channel::throw_if_aborted() {
     if (!poll()) return;
     hush();
     const deadline end = std::chrono::steady_clock::now() + patience;
-    for (int turn = 0;; ++turn) {
+    for (unsigned turn = 0;; ++turn) {
         {
             const std::lock_guard lock(mutex_);
             if (std::chrono::steady_clock::now() >= end) provisional_ = false;
@@ -470,7 +483,7 @@ std::vector<std::string> channel::all_gather(std::string_view text) {
     std::vector<MPI_Request> sends(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
     std::vector<std::string> texts(static_cast<std::size_t>(size_));
     try {
-        const auto turn_or_throw = [&](int turn) {
+        const auto turn_or_throw = [&](unsigned turn) {
             if (turn % polls_between_looks == 0) throw_if_aborted();
             relax(turn);
         };
@@ -488,7 +501,8 @@ std::vector<std::string> channel::all_gather(std::string_view text) {
             }
             MPI_Message arrived = MPI_MESSAGE_NULL;
             MPI_Status status;
-            for (int turn = 0, found = 0; !found; ++turn) {
+            int found = 0;
+            for (unsigned turn = 0; !found; ++turn) {
                 check(MPI_Improbe(peer, gather_tag, control_, &found, &arrived, &status),
                       "MPI_Improbe");
                 if (!found) turn_or_throw(turn);
@@ -499,7 +513,8 @@ std::vector<std::string> channel::all_gather(std::string_view text) {
             check(MPI_Mrecv(theirs.data(), bytes, MPI_CHAR, &arrived, MPI_STATUS_IGNORE),
                   "MPI_Mrecv");
         }
-        for (int turn = 0, done = 0; !done; ++turn) {
+        int done = 0;
+        for (unsigned turn = 0; !done; ++turn) {
             check(MPI_Testall(size_, sends.data(), &done, MPI_STATUSES_IGNORE), "MPI_Testall");
             if (!done) turn_or_throw(turn);
         }

@@ -30,6 +30,8 @@ struct message_set {
     std::vector<MPI_Status> statuses;
     std::vector<message> messages;
     std::size_t receives = 0;
+    /// All requests are done, their statuses kept.
+    bool arrived = false;
     /// Receives that peers must still be told about.
     bool listening = false;
     /// Some receives were cancelled.
@@ -84,6 +86,8 @@ private:
     void give_back(message_set& set);
     [[nodiscard]] bool progress(message_set& set);
     void finish(message_set& set);
+    /// Ends an exchange that an exception passes through.
+    void leave_unfinished(message_set& set);
     [[nodiscard]] std::string failure_of(const message_set& set) const;
 
     /// Looks at the control communicators: true if this or one above is aborted.

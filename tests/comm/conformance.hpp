@@ -210,6 +210,26 @@ std::string test_and_deadline(C& comm) {
     return wrong;
 }
 
+/// One exchange with a message from a peer, which arrives first, and one from the rank itself.
+template <class C>
+std::string a_peer_and_itself(C& comm) {
+    const bytes out = filled(100000, static_cast<std::size_t>(comm.rank()));
+    const bytes seven{7};
+    bytes in(out.size());
+    bytes own(1);
+    auto both = start(comm, {}, {from(left_of(comm), in), from(comm.rank(), own)});
+    start(comm, {to(right_of(comm), out)}, {}).wait();
+    barrier(comm);
+    std::string wrong;
+    for (int i = 0; i < 1000; ++i) wrong += complain(!both.test(), "done without its own message");
+    auto send = start(comm, {to(comm.rank(), seven)}, {});
+    both.wait();
+    send.wait();
+    wrong +=
+        complain(in == filled(in.size(), static_cast<std::size_t>(left_of(comm))), "wrong content");
+    return wrong + complain(own[0] == 7, "wrong content from itself");
+}
+
 template <class C>
 std::string polled_to_the_end(C& comm) {
     const bytes out = filled(3 << 20, static_cast<std::size_t>(comm.rank()));
@@ -541,6 +561,7 @@ void run(Harness& harness) {
     check("many in order", [](auto& comm) { return many_in_order(comm); });
     check("left in flight", [](auto& comm) { return left_in_flight(comm); });
     check("test and deadline", [](auto& comm) { return test_and_deadline(comm); });
+    check("a peer and itself", [](auto& comm) { return a_peer_and_itself(comm); });
     check("polled to the end", [](auto& comm) { return polled_to_the_end(comm); });
     check("splits", [](auto& comm) { return splits(comm); });
     check("duplicates", [](auto& comm) { return duplicates(comm); });

@@ -7,6 +7,8 @@
 
 #include <support/catch.hpp>
 
+#include <chrono>
+#include <stdexcept>
 #include <thread>
 
 using namespace latpar;
@@ -165,4 +167,22 @@ TEST_CASE("a mesh hands out the communicators of its axes") {
         CHECK(text == refused[0]);
         CHECK_THAT(text, ContainsSubstring("latent=8") && ContainsSubstring("rank 1: ring=8"));
     }
+}
+
+TEST_CASE("run rethrows what was thrown, though the others hear of it while it unwinds") {
+    struct slow {
+        slow() = default;
+        slow(const slow&) = delete;
+        slow& operator=(const slow&) = delete;
+        ~slow() { std::this_thread::sleep_for(std::chrono::milliseconds(50)); }
+    };
+    thread_team team(3);
+    CHECK_THROWS_WITH(team.run([](thread_communicator& comm) {
+        if (comm.rank() == 1) {
+            const slow unwinding;
+            guarded(comm, [] { throw std::runtime_error("no memory left"); });
+        }
+        barrier(comm);
+    }),
+                      "no memory left");
 }

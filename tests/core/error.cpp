@@ -4,6 +4,8 @@
 
 #include <support/catch.hpp>
 
+#include <locale>
+#include <string>
 #include <type_traits>
 
 using namespace latpar;
@@ -23,6 +25,17 @@ static_assert(!std::is_base_of_v<usage_error, comm_error>);
 
 TEST_CASE("concat streams its parts in order") {
     CHECK(detail::concat("rank ", 3, " of ", 4L, ", r = ", 0.5, '!') == "rank 3 of 4, r = 0.5!");
+}
+
+TEST_CASE("texts do not depend on the locale that a program chose") {
+    struct grouping : std::numpunct<char> {
+        [[nodiscard]] std::string do_grouping() const override { return "\3"; }
+    };
+    const std::locale before =
+        std::locale::global(std::locale(std::locale::classic(), new grouping));
+    const std::string text = detail::concat(4000, ' ', 0.5);
+    std::locale::global(before);
+    CHECK(text == "4000 0.5");
 }
 
 TEST_CASE("require throws the chosen error with the streamed message, and only if it must") {

@@ -11,12 +11,21 @@ namespace wan {
 thread_pool::thread_pool(int threads) {
     latpar::detail::require(threads >= 1, "a thread pool of ", threads,
                             " threads was asked for; at least 1 is needed");
-    for (int slot = 1; slot < threads; ++slot) {
-        workers_.emplace_back([this, slot] { work(slot); });
+    try {
+        for (int slot = 1; slot < threads; ++slot) {
+            workers_.emplace_back([this, slot] { work(slot); });
+        }
+    } catch (...) {
+        stop();
+        throw;
     }
 }
 
 thread_pool::~thread_pool() {
+    stop();
+}
+
+void thread_pool::stop() {
     {
         const std::lock_guard lock(mutex_);
         stop_ = true;

@@ -37,6 +37,7 @@ public:
     }
 
 private:
+    void stop();
     using invoker = void (*)(const void* task, index_t index, int slot);
 
     void run_loop(index_t count, const void* task, invoker invoke);

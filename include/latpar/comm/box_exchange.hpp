@@ -38,6 +38,7 @@ public:
     /// device: in stream order).
     void start(const transfer_phase& phase, const_latent_view source, const extents3& origin,
                stream_ref stream) {
+        static_cast<void>(wait());  // the buffers of a phase before are still its own
         if (phase.buffer_bytes(comm_->rank()) > arena_.bytes()) {
             arena_ = buffer(phase.buffer_bytes(comm_->rank()), source_);
         }

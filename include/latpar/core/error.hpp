@@ -2,6 +2,7 @@
 // The exceptions that latpar throws.
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -46,6 +47,8 @@ namespace detail {
 template <class... Parts>
 [[nodiscard]] std::string concat(const Parts&... parts) {
     std::ostringstream out;
+    // Whatever locale the program chose: these texts are also compared and parsed.
+    out.imbue(std::locale::classic());
     (out << ... << parts);
     return std::move(out).str();
 }

@@ -9,8 +9,7 @@ namespace latpar::inline v0::detail {
 template <class Op, class Reaches>
 void check_operation(std::string_view verb, const Op& op, int size, const Reaches& reaches) {
     require(op.peer >= 0 && op.peer < size, verb, " names rank ", op.peer,
-            "; this communicator has ", size, size == 1 ? " rank: 0" : " ranks: 0 to ",
-            size == 1 ? "" : concat(size - 1));
+            "; the last of this communicator is ", size - 1);
     require(op.count >= 0, verb, " rank ", op.peer, " has a count of ", op.count,
             "; a count is zero or more");
     require(op.count == 0 || op.data != nullptr, verb, " rank ", op.peer, " has ", op.count,
