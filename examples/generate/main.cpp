@@ -8,11 +8,13 @@
 #include <nlohmann/json.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <optional>
+#include <thread>
 
 #if defined(LATPAR_GENERATE_MPI)
 #include <latpar/mpi/communicator.hpp>
@@ -182,9 +184,13 @@ int main(int argc, char** argv) {
         const auto options = generate::parse_options(argc, argv, status);
         return options ? run(*options) : status;
     } catch (const std::exception& error) {
-        // Ranks fail together, with one message.
-        if (process_rank().value_or(0) == 0)
+        // Ranks fail together, with one message; mpirun ends them all as soon as one has exited, so
+        // the others leave rank 0 the time to tell it.
+        if (process_rank().value_or(0) == 0) {
             std::cerr << "latpar-generate: " << error.what() << '\n';
+        } else {
+            std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        }
         return EXIT_FAILURE;
     }
 }
