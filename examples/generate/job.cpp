@@ -14,7 +14,6 @@ namespace generate {
 namespace {
 
 using latpar::index_t;
-using latpar::usage_error;
 using latpar::detail::require;
 
 constexpr const char* file_name = "moving_shapes.safetensors";
@@ -96,11 +95,9 @@ job prepare(const options& wanted) {
             latpar::schedule::by_name(wanted.scheduler, wanted.steps),
             path.stem().string(),
             wan::load_weights(path),
-            0,
             {},
             {},
             {}};
-    out.weight_bytes = out.weights->storage.bytes();
     const wan::config& config = out.weights->config;
 
     std::optional<latpar::safetensors_file> file;

@@ -23,7 +23,6 @@ struct job {
     latpar::linear_scheduler schedule;
     std::string model_name;
     std::shared_ptr<const wan::weights> weights;
-    latpar::index_t weight_bytes = 0;
     std::vector<float> conditional;
     std::vector<float> unconditional;
     std::optional<moving_shapes::decoder> decoder;  ///< if the weights bring one

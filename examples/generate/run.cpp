@@ -115,7 +115,7 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
     figures.bytes_total = sum(figures.bytes_sent);
     if (!shape.axes().empty()) figures.bytes_paper = plan.paper_bytes();
     figures.workspace_bytes = from_all(world, plan.workspace_bytes(latent_ranks.rank()));
-    figures.peak_bytes = from_all(world, rank_memory.peak_bytes() + j.weight_bytes);
+    figures.peak_bytes = from_all(world, rank_memory.peak_bytes() + j.weights->storage.bytes());
     latpar::detail::require<latpar::error>(
         figures.bytes_total == figures.bytes_planned, "metered ", figures.bytes_total,
         " bytes where ", figures.bytes_planned, " were planned; please report this");
@@ -130,7 +130,8 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
         finished =
             sample(model, j, "one rank", !tells, alone, around.stop_requested, serial.view());
         figures.serial_wall_seconds = seconds_since(serial_start);
-        figures.serial_peak_bytes = serial_memory.peak_bytes() + serial.bytes() + j.weight_bytes;
+        figures.serial_peak_bytes =
+            serial_memory.peak_bytes() + serial.bytes() + j.weights->storage.bytes();
         if (finished) {
             const likeness alike =
                 compare(j, std::as_const(result).view(), std::as_const(serial).view());
