@@ -30,6 +30,11 @@
 #include <latpar/kernel/host.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/kernel/reference.hpp>
+#include <latpar/loop/batch_step.hpp>
+#include <latpar/loop/batch_step_plan.hpp>
+#include <latpar/loop/para_step.hpp>
+#include <latpar/loop/para_step_plan.hpp>
+#include <latpar/loop/request.hpp>
 #include <latpar/loop/serial.hpp>
 #include <latpar/schedule/beta_schedule.hpp>
 #include <latpar/schedule/by_name.hpp>
@@ -45,6 +50,9 @@
 #include <latpar/schedule/recorded_noise.hpp>
 #include <latpar/schedule/scheduler.hpp>
 #include <latpar/schedule/unipc_flow.hpp>
+#include <latpar/step/guidance_parallel.hpp>
+#include <latpar/step/guidance_parallel_plan.hpp>
+#include <latpar/step/guidance_rule.hpp>
 #include <latpar/step/guided.hpp>
 #include <latpar/step/latent_parallel.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>

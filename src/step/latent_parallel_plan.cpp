@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // LatentParallel, planned: who denoises which box at which step, and what travels.
+#include <schedule/check_problem.hpp>
 #include <step/latent_parallel_phases.hpp>
 
 #include <algorithm>
@@ -10,24 +11,19 @@ namespace latpar::inline v0 {
 namespace {
 
 using detail::boxes_of_ranks;
+using detail::check_problem;
+using detail::check_sampling_type;
 using detail::concat;
+using detail::narrowed;
 using detail::phases_of_kind;
 using detail::require;
 
 constexpr int max_parts = 1024;
 
-bool is_wire_type(dtype type) {
-    return type == dtype::f32 || type == dtype::bf16 || type == dtype::f16;
-}
-
 void check(const latent_problem& problem, const latent_parallel_options& options, int ranks) {
     require(ranks >= 1, "LatentParallel was planned for ", ranks, " ranks; it needs 1 or more");
-    require(problem.batch >= 1 && problem.channels >= 1 && problem.prediction_channels >= 1,
-            "a latent of batch ", problem.batch, ", ", problem.channels, " channels and ",
-            problem.prediction_channels,
-            " prediction channels cannot be sampled; each must be 1 or more");
-    require(problem.steps >= 1, problem.steps,
-            " denoising steps were asked for; ask for 1 or more");
+    require(std::max(options.parts, ranks) <= max_parts, std::max(options.parts, ranks),
+            " parts were asked for; at most ", max_parts, " are planned");
     for (const axis a : all_axes) {
         const index_t extent = problem.extents[index_of(a)];
         const index_t patch = options.patch[index_of(a)];
@@ -38,30 +34,15 @@ void check(const latent_problem& problem, const latent_parallel_options& options
                 "; choose one that is, such as ",
                 std::max<index_t>(1, (extent + patch / 2) / patch) * patch);
     }
-    require(std::max(options.parts, ranks) <= max_parts, std::max(options.parts, ranks),
-            " parts were asked for; at most ", max_parts, " are planned");
-    // Wide enough for everything that is added up later.
-    const double bytes =
-        static_cast<double>(problem.batch) * 16.0 * max_parts *
-        static_cast<double>(problem.channels + problem.prediction_channels) *
-        static_cast<double>(problem.extents[0]) * static_cast<double>(problem.extents[1]) *
-        static_cast<double>(problem.extents[2]) * static_cast<double>(problem.steps);
-    require(bytes < 9e18, "a latent of ", box_of(problem.extents), " with ", problem.channels,
-            " channels and ", problem.steps, " steps moves more bytes than can be counted");
+    check_problem(problem, max_parts);
     require(options.overlap >= 0, "the overlap is ", options.overlap, "; it must be 0 or more");
     require(options.parts >= 0, options.parts, " parts were asked for; use 0 for one a rank");
     require(options.parts == 0 || options.parts == ranks || ranks == 1, options.parts,
             " parts cannot be spread on ", ranks,
             " ranks; use as many parts as ranks, or one rank");
     require(!options.rotation.empty(), "the rotation names no axis; it needs one of T, H, W");
-    for (const dtype type : {problem.type, options.wire_prediction, options.wire_state}) {
-        require(is_wire_type(type), "dtype ", name_of(type),
-                " cannot be sampled in; use f32, bf16 or f16");
-    }
-    require(problem.live_history.empty() ||
-                static_cast<index_t>(problem.live_history.size()) == problem.steps,
-            "the history of ", problem.live_history.size(), " steps was given for ", problem.steps,
-            " steps; give one entry a step, or none");
+    check_sampling_type(options.wire_prediction);
+    check_sampling_type(options.wire_state);
     require(
         problem.channels == problem.prediction_channels || options.layout != latent_layout::sharded,
         "a prediction of ", problem.prediction_channels, " channels for a latent of ",
@@ -247,9 +228,8 @@ latent_parallel_plan plan_latent_parallel(const latent_problem& problem,
     check(problem, options, ranks);
     if (options.parts == 0) options.parts = ranks;
     if (options.parts == 1) options.overlap = 0;
-    for (dtype* wire : {&options.wire_prediction, &options.wire_state}) {
-        if (size_of(*wire) > size_of(problem.type)) *wire = problem.type;
-    }
+    options.wire_prediction = narrowed(options.wire_prediction, problem.type);
+    options.wire_state = narrowed(options.wire_state, problem.type);
     std::vector<axis> axes = options.rotation;
     std::erase_if(
         axes, [&](axis a) { return problem.extents[index_of(a)] == options.patch[index_of(a)]; });

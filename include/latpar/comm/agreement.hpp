@@ -48,19 +48,23 @@ void agree_no_error(C& comm, const std::optional<std::string>& message) {
     detail::require_no_error(comm.control_all_gather(message ? "!" + *message : std::string()));
 }
 
-/// Calls `f`; if it throws, aborts the communicator with the message and throws on.
+/// Calls `f`; if it throws, aborts `ranks` (a communicator, or a policy over one) with the message
+/// and throws on.
 ///
 /// So that no other rank waits for this one in vain. A comm_error that came from an abort changes
 /// nothing: the first reason stands.
-template <communicator C, std::invocable F>
-std::invoke_result_t<F> guarded(C& comm, F&& f) {
+template <class Ranks, std::invocable F>
+requires requires(Ranks& ranks, std::string_view reason) {
+    ranks.abort(reason);
+}
+std::invoke_result_t<F> guarded(Ranks& ranks, F&& f) {
     try {
         return std::forward<F>(f)();
     } catch (const std::exception& error) {
-        comm.abort(error.what());
+        ranks.abort(error.what());
         throw;
     } catch (...) {
-        comm.abort("an exception that is not a std::exception");
+        ranks.abort("an exception that is not a std::exception");
         throw;
     }
 }

@@ -64,7 +64,11 @@ public:
                 plan_.stepped(std::min(step, plan_.problem.steps - 1), rank())};
     }
     [[nodiscard]] bool any_rank(bool flag) { return latpar::any_rank(*comm_, flag); }
-    void abort(std::string_view reason) { comm_->abort(reason); }
+    /// See distributed_denoiser. Reaches the ranks of the model too, where it has some.
+    void abort(std::string_view reason) {
+        comm_->abort(reason);
+        if constexpr (requires { model_.abort(reason); }) model_.abort(reason);
+    }
 
     /// See distributed_denoiser.
     void agree(const latent_problem& problem, std::string_view text) {

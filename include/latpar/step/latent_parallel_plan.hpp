@@ -22,6 +22,7 @@ enum class latent_layout : std::uint8_t {
 [[nodiscard]] std::string_view name_of(latent_layout layout) noexcept;
 [[nodiscard]] std::string_view name_of(partition kind) noexcept;
 
+/// What decides a plan of LatentParallel, besides the problem and the number of ranks.
 struct latent_parallel_options {
     /// Overlap on each side of a core, in cores: 0 to parts - 1; a single part has none. Quality
     /// saturates near 0.5.

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every loop does with a latent: take its memory, start it from noise, step it.
+#pragma once
+
+#include <latpar/denoise/distributed_denoiser.hpp>
+#include <latpar/kernel/kernel_set.hpp>
+#include <latpar/loop/request.hpp>
+#include <latpar/schedule/noise_source.hpp>
+#include <latpar/schedule/scheduler.hpp>
+
+#include <algorithm>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace latpar::inline v0::detail {
+
+/// A noise source for schedulers that draw none.
+struct no_noise {
+    void fill(latent_view, const box&, noise_key, stream_ref) const {
+        throw usage_error("this scheduler draws noise; pass a noise source");
+    }
+};
+
+/// The callback of a run that nobody watches.
+struct carry_on {
+    constexpr bool operator()(index_t) const noexcept { return true; }
+};
+
+/// Steps latents through a schedule. The latents' state is the caller's; noise and bookkeeping,
+/// which all of them share, are kept here.
+template <scheduler Schedule, kernel_set Kernels>
+class latent_stepper {
+public:
+    /// `extents` are those of the whole latent, [B, C, T, H, W].
+    latent_stepper(Schedule schedule, const std::array<index_t, 5>& extents, Kernels kernels,
+                   dtype type, memory_source source)
+        : schedule_(std::move(schedule)),
+          extents_(extents),
+          kernels_(std::move(kernels)),
+          type_(type),
+          source_(source) {
+        static_assert(Schedule::model_calls_per_step == 1,
+                      "a loop calls the model once a step; this scheduler wants more");
+    }
+
+    [[nodiscard]] const Schedule& schedule() const noexcept { return schedule_; }
+    [[nodiscard]] const Kernels& kernels() const noexcept { return kernels_; }
+    [[nodiscard]] const std::array<index_t, 5>& extents() const noexcept { return extents_; }
+    [[nodiscard]] extents3 spatial() const noexcept {
+        return {extents_[2], extents_[3], extents_[4]};
+    }
+    [[nodiscard]] latent_problem problem() const {
+        return latent_problem::of(extents_, schedule_, type_);
+    }
+
+    /// Memory for a latent that is never larger than `held`, and stepped over `stepped` positions.
+    [[nodiscard]] latent_state take_state(index_t held, index_t stepped) {
+        latent_state out;
+        out.z = take_block(held);
+        out.prediction = take_block(stepped);
+        for (index_t k = 0; k < schedule_.history_size(); ++k) {
+            out.history.push_back(take_block(stepped));
+        }
+        return out;
+    }
+    [[nodiscard]] latent_block take_block(index_t positions) {
+        return latent_block(positions * extents_[0] * extents_[1] * size_of(type_), type_, source_);
+    }
+    /// Memory for the noise of states that are never larger than this. Noise is drawn in float32.
+    void take_noise(index_t positions) {
+        bool draws = type_ != dtype::f32;
+        for (index_t i = 0; i < schedule_.steps(); ++i) draws = draws || schedule_.draws_noise(i);
+        if (draws) {
+            noise_ = latent_block(positions * extents_[0] * extents_[1] * 4, dtype::f32, source_);
+        }
+    }
+
+    void place(latent_block& block, const box& where) const {
+        block.place(extents_[0], extents_[1], where);
+    }
+    void place(latent_state& state, const placement& at) const {
+        place(state.z, at.held);
+        place(state.prediction, at.stepped);
+        for (latent_block& h : state.history) place(h, at.stepped);
+    }
+
+    /// Noise of key (0, 0), in a state that was placed.
+    template <noise_source Noise>
+    void start(latent_state& state, const Noise& noise, stream_ref stream) {
+        const box where = state.z.where();
+        if (where.empty()) return;
+        if (type_ == dtype::f32) {
+            noise.fill(state.z.view(), where, {0, 0}, stream);
+        } else {
+            place(noise_, where);
+            noise.fill(noise_.view(), where, {0, 0}, stream);
+            kernels_.copy(std::as_const(noise_).view(), state.z.view(), stream);
+        }
+    }
+    /// A whole latent, of which the state takes what it holds.
+    void start(latent_state& state, const_latent_view initial, stream_ref stream) const {
+        require(initial.extents == extents_, "the initial latent has other extents than the loop");
+        kernels_.copy(subview(initial, state.z.where()), state.z.view(), stream);
+    }
+
+    /// The scheduler's step i with a prediction for `stepped`, which is part of what is held.
+    template <noise_source Noise>
+    void step(index_t i, latent_state& state, const box& stepped, const_latent_view prediction,
+              const Noise& noise, stream_ref stream) {
+        if (stepped.empty()) return;
+        step(i, state.z.view(stepped), state.history, stepped, prediction, noise, stream);
+    }
+    /// The same for a latent and a history that cover `stepped`.
+    template <noise_source Noise>
+    void step(index_t i, latent_view z, std::vector<latent_block>& history, const box& stepped,
+              const_latent_view prediction, const Noise& noise, stream_ref stream) {
+        if (stepped.empty()) return;
+        history_views_.clear();
+        for (latent_block& h : history) history_views_.push_back(h.view());
+        step_state now{z, prediction, history_views_, {}};
+        if (schedule_.draws_noise(i)) {
+            place(noise_, stepped);
+            noise.fill(noise_.view(), stepped, {1, i}, stream);
+            now.noise = noise_.view();
+        }
+        schedule_.step(i, now, kernels_, stream);
+    }
+
+    void copy(const latent_block& from, latent_block& to, stream_ref stream) const {
+        place(to, from.where());
+        if (!from.where().empty()) kernels_.copy(from.view(), to.view(), stream);
+    }
+    /// z and history.
+    void copy(const latent_state& from, latent_state& to, stream_ref stream) const {
+        copy(from.z, to.z, stream);
+        for (std::size_t k = 0; k < from.history.size(); ++k) {
+            copy(from.history[k], to.history[k], stream);
+        }
+    }
+
+    [[nodiscard]] sample_info sample_at(index_t i) const {
+        const auto n = static_cast<std::size_t>(i);
+        return {i, schedule_.timesteps()[n], schedule_.sigmas()[n], guidance_branch::guided, {}};
+    }
+    /// The model call of step i: reads the state's z, writes its prediction.
+    [[nodiscard]] loop::request request_for(index_t i, latent_state& state) {
+        samples_.assign(static_cast<std::size_t>(extents_[0]), sample_at(i));
+        return {std::as_const(state.z).view(),
+                {samples_, state.z.where(), spatial(), {}},
+                state.prediction.view()};
+    }
+
+    /// Tells one schedule from another.
+    [[nodiscard]] std::string fingerprint() const {
+        std::ostringstream out;
+        out << std::hexfloat << schedule_.name();
+        for (const double t : schedule_.timesteps()) out << ' ' << t;
+        for (const double s : schedule_.sigmas()) out << ' ' << s;
+        return std::move(out).str();
+    }
+    /// Tells one noise source from another, by its first value; empty where the host cannot read.
+    template <noise_source Noise>
+    [[nodiscard]] std::string fingerprint(const Noise& noise, stream_ref stream) const {
+        if (kernels_.space() != memory_space::host) return {};
+        latent probe({extents_[0], extents_[1], 1, 1, 1});
+        noise.fill(probe.view(), box_of({1, 1, 1}), {0, 0}, stream);
+        std::ostringstream out;
+        out << "noise source whose first value is " << std::hexfloat
+            << probe.template elements<float>()[0];
+        return std::move(out).str();
+    }
+
+private:
+    Schedule schedule_;
+    std::array<index_t, 5> extents_;
+    Kernels kernels_;
+    dtype type_;
+    memory_source source_;
+    latent_block noise_;
+    // Reused from call to call, so that the steady state allocates nothing.
+    std::vector<latent_view> history_views_;
+    std::vector<sample_info> samples_;
+};
+
+}  // namespace latpar::inline v0::detail

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// BatchStep: against ParaStep, against serial, batched against looped.
+#include <latpar/comm/self.hpp>
+#include <latpar/loop/batch_step.hpp>
+#include <latpar/schedule/by_name.hpp>
+#include <latpar/schedule/ddim.hpp>
+
+#include <support/catch.hpp>
+#include <support/closed_form.hpp>
+#include <support/para_step_run.hpp>
+#include <support/recorded.hpp>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+using namespace latpar;
+
+namespace {
+
+constexpr closed_form guided_form{0.7f, -0.3f, 4.0f};
+
+/// The closed form, taking at most so many samples, and what it was asked.
+struct counted_form {
+    index_t most = 1;
+    std::vector<index_t> batches{};
+
+    [[nodiscard]] index_t max_batch() const { return most; }
+    void operator()(const_latent_view z, const step_info& info, latent_view p, stream_ref s) {
+        batches.push_back(z.extents[0]);
+        guided_form(z, info, p, s);
+    }
+};
+
+struct batch_report {
+    std::vector<float> latent;
+    std::vector<index_t> batches;
+    index_t loop_bytes = 0;
+    index_t late_allocations = 0;
+};
+
+batch_report sample_in_batches(const sampling_case& c, const loop::batch_step_plan& plan,
+                               index_t most) {
+    counted_form model{most};
+    model.batches.reserve(1000);
+    counting_resource memory;
+    loop::batch_step loop(model, c.schedule, plan, kernel::host{}, {&memory, memory_space::host});
+    batch_report out;
+    out.loop_bytes = memory.bytes_in_use();
+    const index_t before = memory.allocations();
+    const philox_noise noise(c.seed);
+    loop.start(noise);
+    loop.run(noise);
+    out.latent.resize(static_cast<std::size_t>(c.extents[0] * c.extents[1] * c.extents[2] *
+                                               c.extents[3] * c.extents[4]));
+    loop.collect(make_view(out.latent.data(), c.extents));
+    out.late_allocations = memory.allocations() - before;
+    out.batches = model.batches;
+    return out;
+}
+
+std::vector<linear_scheduler> all_schedules(index_t steps) {
+    std::vector<linear_scheduler> out;
+    for (const std::string_view name : schedule::names) {
+        out.push_back(schedule::by_name(name, steps));
+    }
+    auto options = schedule::ddim_options::epsilon(steps);
+    options.eta = 1;
+    out.push_back(schedule::ddim(options));
+    return out;
+}
+
+loop::batch_step_plan plan_of(const sampling_case& c, int degree, index_t warm_up,
+                              loop::reuse reuse, bool predict_last) {
+    return loop::plan_batch_step(c.problem(), {warm_up, degree, reuse, predict_last, {}});
+}
+
+}  // namespace
+
+TEST_CASE("one call at a time is ParaStep with the newest prediction and shared history, bitwise") {
+    for (const index_t batch : {1, 2}) {
+        for (const linear_scheduler& scheduler : all_schedules(12)) {
+            const sampling_case c{{batch, 2, 3, 4, 6}, scheduler, 5};
+            for (const int degree : {1, 2, 3, 4, 5}) {
+                for (const loop::reuse reuse : {loop::reuse::newest, loop::reuse::extrapolated}) {
+                    for (const index_t warm_up : {1, 3, 12}) {
+                        CAPTURE(batch, scheduler.name(), degree, name_of(reuse), warm_up);
+                        loop::para_step_options options;
+                        options.warm_up = warm_up;
+                        options.reuse = reuse;
+                        options.degree = degree;
+                        self_communicator alone;
+                        any_model model = guided_form;
+                        const auto rounds = sample_in_rounds(
+                            alone, plan_para_step(c.problem(), options, 1), model, c);
+                        const auto plan = plan_of(c, degree, warm_up, reuse, true);
+                        const auto looped = sample_in_batches(c, plan, batch);
+                        CHECK(looped.latent == rounds.latent);
+                        CHECK(looped.batches == std::vector<index_t>(12, batch));
+                        CHECK(looped.late_allocations == 0);
+                        const index_t noise =
+                            scheduler.draws_noise(0) ? 4 * batch * 2 * 3 * 4 * 6 : 0;
+                        CHECK(looped.loop_bytes == plan.workspace_bytes() + noise);
+                        // The closed form treats the samples of a batch alike.
+                        for (const index_t most : {2 * batch, 1000 * batch}) {
+                            CHECK(relative_l2(sample_in_batches(c, plan, most).latent,
+                                              looped.latent) < 1e-5);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("batches are as large as planned, and as the model takes them") {
+    const sampling_case c{{1, 2, 3, 4, 6}, schedule::by_name("euler_flow", 12), 5};
+    using sizes = std::vector<index_t>;
+    const auto all = plan_of(c, 4, 3, loop::reuse::newest, true);
+    CHECK(sample_in_batches(c, all, 1000).batches == sizes{1, 1, 1, 4, 4, 1});
+    CHECK(sample_in_batches(c, all, 3).batches == sizes{1, 1, 1, 3, 1, 3, 1, 1});
+    CHECK(all.critical_path_calls() == 6);
+    // Eight steps are left after four: the last is not predicted, and leads a batch.
+    const auto last_alone = plan_of(c, 4, 4, loop::reuse::newest, false);
+    CHECK(sample_in_batches(c, last_alone, 1000).batches == sizes{1, 1, 1, 1, 4, 3, 1});
+    CHECK(last_alone.critical_path_calls() == 7);
+    CHECK(plan_of(c, 4, 3, loop::reuse::newest, false).rounds == all.rounds);
+}
+
+TEST_CASE("the last step is done from a true latent unless it may be predicted") {
+    for (index_t steps = 1; steps <= 20; ++steps) {
+        const sampling_case c{{1, 1, 1, 2, 2}, schedule::by_name("euler_flow", steps), 5};
+        for (index_t warm_up = 1; warm_up <= steps; ++warm_up) {
+            for (int degree = 1; degree <= 5; ++degree) {
+                const auto plan = plan_of(c, degree, warm_up, loop::reuse::newest, false);
+                index_t next = warm_up;
+                for (const auto& round : plan.rounds) {
+                    REQUIRE(round.first == next);
+                    REQUIRE(round.count >= 1);
+                    REQUIRE(round.count <= degree);
+                    next += round.count;
+                }
+                REQUIRE(next == steps);
+                if (!plan.rounds.empty()) REQUIRE(plan.rounds.back().first == steps - 1);
+            }
+        }
+    }
+}
+
+TEST_CASE("batches of one, or a warm-up of all steps, are the serial run, bitwise") {
+    for (const linear_scheduler& scheduler : all_schedules(7)) {
+        const sampling_case c{{2, 2, 3, 4, 6}, scheduler, 3};
+        const auto serial = sample_serially(guided_form, c);
+        CHECK(sample_in_batches(c, plan_of(c, 1, 2, loop::reuse::newest, false), 1000).latent ==
+              serial);
+        CHECK(
+            sample_in_batches(c, plan_of(c, 4, 7, loop::reuse::extrapolated, false), 1000).latent ==
+            serial);
+    }
+}
+
+TEST_CASE("an engine that owns its loop gets whole batches from the stepper") {
+    const sampling_case c{{2, 2, 3, 4, 6}, schedule::by_name("unipc_flow", 11), 5};
+    const auto plan = plan_of(c, 3, 2, loop::reuse::newest, false);
+    const auto expected = sample_in_batches(c, plan, 1000).latent;
+    counted_form model{1000};
+    loop::batch_step loop(model, c.schedule, plan);
+    loop.start(philox_noise(c.seed));
+    while (!loop.done()) {
+        const auto next = loop.next_request();
+        CHECK(static_cast<index_t>(next.info.samples.size()) == next.z.extents[0]);
+        for (index_t s = 0; s < next.z.extents[0]; ++s) {
+            CHECK(next.info.samples[static_cast<std::size_t>(s)].step == loop.step() + s / 2);
+        }
+        latent elsewhere(next.prediction.extents);
+        model(next.z, next.info, elsewhere.view(), {});
+        loop.supply(elsewhere.view());
+        loop.advance();
+    }
+    std::vector<float> out(expected.size());
+    loop.collect(make_view(out.data(), c.extents));
+    CHECK(out == expected);
+}
+
+TEST_CASE("BatchStep can stop between batches and go on") {
+    const sampling_case c{{1, 2, 3, 4, 6}, schedule::by_name("unipc_flow", 11), 5};
+    const auto plan = plan_of(c, 3, 2, loop::reuse::newest, false);
+    const auto expected = sample_in_batches(c, plan, 1000).latent;
+    counted_form model{1000};
+    loop::batch_step loop(model, c.schedule, plan);
+    const philox_noise noise(c.seed);
+    loop.start(noise);
+    CHECK_FALSE(loop.run(noise, [](index_t step) { return step != 4; }));
+    CHECK(loop.step() == 5);
+    CHECK(loop.run(noise, [](index_t) { return true; }));
+    std::vector<float> out(expected.size());
+    loop.collect(make_view(out.data(), c.extents));
+    CHECK(out == expected);
+}
+
+TEST_CASE("what BatchStep cannot do is refused with value and remedy") {
+    const sampling_case c{{1, 2, 3, 4, 6}, schedule::by_name("euler_flow", 6), 5};
+    const auto refused = [&](loop::batch_step_options options, const std::string& text) {
+        CHECK_THROWS_WITH(loop::plan_batch_step(c.problem(), options), ContainsSubstring(text));
+    };
+    refused({0, 2, loop::reuse::newest, false, {}}, "a warm-up of 0");
+    refused({7, 2, loop::reuse::newest, false, {}}, "use 1 to 6");
+    refused({2, 0, loop::reuse::newest, false, {}}, "batches of 0 steps");
+    refused({2, 2, loop::reuse::own, false, {}}, "use newest or extrapolated");
+    refused({2, 2, loop::reuse::newest, false, box_of({9, 9, 9})}, "held box");
+    counted_form model{1};
+    const auto plan = plan_of(c, 2, 2, loop::reuse::newest, false);
+    CHECK_THROWS_WITH(loop::batch_step(model, schedule::by_name("unipc_flow", 6), plan),
+                      ContainsSubstring("plan with latent_problem::of"));
+    loop::batch_step loop(model, c.schedule, plan);
+    CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("call start"));
+}
