@@ -44,7 +44,7 @@ class Latpar(ConanFile):
     def generate(self):
         toolchain = CMakeToolchain(self)
         toolchain.cache_variables["LATPAR_ENABLE_MPI"] = "ON" if self.options.mpi else "OFF"
-        for part in ("TESTS", "EXAMPLES", "BENCHMARKS"):
+        for part in ("TESTS", "EXAMPLES", "BENCHMARKS", "DOCS"):
             toolchain.cache_variables[f"LATPAR_BUILD_{part}"] = False
         toolchain.generate()
         CMakeDeps(self).generate()

@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(g++ cmake ninja-build catch2 libeigen3-dev libopenmpi-dev openmpi-bin libcli11-dev
           nlohmann-json3-dev libgif-dev libpng-dev)
 if [[ "${1:-}" == --ci ]]; then
-    packages+=(ccache clang-14 clang-format-14 libclang-rt-14-dev python3)
+    packages+=(ccache clang-14 clang-format-14 doxygen libclang-rt-14-dev python3)
 elif [[ $# -gt 0 ]]; then
     echo "usage: scripts/setup.sh [--ci]" >&2
     exit 2

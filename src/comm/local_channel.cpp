@@ -3,6 +3,7 @@
 #include <latpar/comm/detail/check_operations.hpp>
 
 #include <comm/local_channel.hpp>
+#include <comm/split_members.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -285,20 +286,10 @@ local_channel::seat local_channel::join(std::uint64_t number, int color, int siz
 }
 
 local_channel::seat local_channel::split(int rank, int color, int key) {
-    const std::vector<std::string> texts = all_gather(rank, concat(color, ' ', key));
-    std::vector<std::pair<int, int>> members;
-    for (int peer = 0; peer < size(); ++peer) {
-        int its_color = 0;
-        int its_key = 0;
-        std::istringstream(texts[static_cast<std::size_t>(peer)]) >> its_color >> its_key;
-        require(its_color >= no_color, "rank ", peer, " splits with color ", its_color,
-                "; a color is zero or more, or no_color (-1) to stay out");
-        if (its_color == color) members.emplace_back(its_key, peer);
-    }
+    const std::vector<int> members = split_members(all_gather(rank, split_text(color, key)), color);
     const std::uint64_t number = sides_[static_cast<std::size_t>(rank)].splits++;
     if (color == no_color) return {};
-    std::sort(members.begin(), members.end());
-    const auto place = std::find(members.begin(), members.end(), std::pair(key, rank));
+    const auto place = std::find(members.begin(), members.end(), rank);
     return join(number, color, static_cast<int>(members.size()),
                 static_cast<int>(place - members.begin()));
 }

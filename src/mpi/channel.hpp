@@ -5,7 +5,8 @@
 #include <latpar/comm/self.hpp>
 #include <latpar/mpi/communicator.hpp>
 
-#include <atomic>
+#include <mpi/abort_notice.hpp>
+
 #include <deque>
 #include <mutex>
 #include <thread>
@@ -50,15 +51,12 @@ struct family {
 
 /// One communicator.
 ///
-/// An abort is a message on the control communicator, which waits look for; it also ends everything
-/// that was split or duplicated from there, since waits look at all communicators upwards. A send
-/// cannot be taken back, and its buffer is the user's: so each rank, once it knows of the abort and
-/// has ended all its receives below, tells the others that it is quiet, and a wait for a send ends
-/// no sooner than the send or the quiet of its receiver. An aborted or broken channel never frees
-/// its MPI communicators, or their identity could be given to new ones that would receive what is
-/// still under way.
+/// An aborted or broken channel never frees its MPI communicators, or their identity could be given
+/// to new ones that would receive what is still under way.
 class channel : public std::enable_shared_from_this<channel> {
 public:
+    /// Takes both over. `parent` is what it was made from, or null; `places_in_parent` has the rank
+    /// there of each rank here.
     channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> parent,
             std::vector<int> places_in_parent);
     channel(const channel&) = delete;
@@ -82,30 +80,21 @@ public:
 
 private:
     void require_usable();
+    void throw_if_aborted();
+
     [[nodiscard]] message_set& take(std::size_t operations);
     void give_back(message_set& set);
     [[nodiscard]] bool progress(message_set& set);
+    [[nodiscard]] std::string failure_of(const message_set& set) const;
     void finish(message_set& set);
     /// Ends an exchange that an exception passes through.
     void leave_unfinished(message_set& set);
-    [[nodiscard]] std::string failure_of(const message_set& set) const;
-
-    /// Looks at the control communicators: true if this or one above is aborted.
-    [[nodiscard]] bool poll();
-    void poll_own();
-    /// Takes in a reason; an empty one says that it follows. Under the mutex.
-    void hear(int source, std::string_view text);
-    void announce(std::string_view reason);
-    void throw_if_aborted();
     void cancel_receives(message_set& set);
     void stop_listening(message_set& set);
     /// Ends all receives of this thread that an abort reaches, so that the peers hear it is quiet.
     void hush();
     /// Ends an exchange: returns when no peer can touch its buffers.
     void settle(message_set& set);
-    [[nodiscard]] bool is_quiet(int peer);
-    void say_quiet_if_so();
-    void keep_for_ever(std::vector<MPI_Request>& requests, std::unique_ptr<std::string> text);
 
     MPI_Comm payload_;
     MPI_Comm control_;
@@ -113,22 +102,12 @@ private:
     int size_ = 0;
     int provided_ = MPI_THREAD_SINGLE;
     std::shared_ptr<channel> parent_;
-    std::vector<int> places_in_parent_;
     std::shared_ptr<family> family_;
+    abort_notice notice_;
     self_communicator self_;
     std::deque<message_set> sets_;
     std::vector<message_set*> idle_;
     bool broken_ = false;
-
-    /// Exchanges with receives in flight, here and below.
-    std::atomic<int> listening_ = 0;
-    /// Guards what follows: a channel below may look at it from another thread.
-    std::mutex mutex_;
-    std::optional<std::string> reason_;
-    /// The reason is still on its way, behind the exception that gave it.
-    bool provisional_ = false;
-    std::vector<char> quiet_;
-    bool said_quiet_ = false;
 };
 
 }  // namespace latpar::inline v0::mpi::detail

@@ -18,6 +18,8 @@ if(MPI)
     must_build(${project} ${SCRATCH}/mpi -DCMAKE_PREFIX_PATH=${prefix} -DCONSUMER_COMPONENTS=mpi
                "-DCONSUMER_MPIEXEC_FLAGS=${flags}")
 endif()
-must_fail("this installation has no component 'warp'; it has: latpar"
-    ${CMAKE_COMMAND} -S ${project} -B ${SCRATCH}/wrong -G ${GENERATOR}
-    -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${prefix} -DCONSUMER_COMPONENTS=warp)
+foreach(component warp cuda nccl)
+    must_fail("this installation has no component '${component}'; it has: latpar"
+        ${CMAKE_COMMAND} -S ${project} -B ${SCRATCH}/${component} -G ${GENERATOR}
+        -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${prefix} -DCONSUMER_COMPONENTS=${component})
+endforeach()

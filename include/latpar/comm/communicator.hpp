@@ -49,6 +49,7 @@ inline constexpr int no_color = -1;
 /// - `wait()`: blocks the host until it is done (with a device stream: until it is ordered there).
 /// - `wait_until(deadline)`: as `wait`, but gives up at the deadline with `false`; the exchange is
 ///   then still in flight and may be waited for again.
+///
 /// Errors: comm_error from each if the communicator was aborted, with the aborting rank's reason.
 /// A request that is destroyed in flight waits first; its destructor does not throw.
 template <class Request>
@@ -78,6 +79,7 @@ concept exchange_request = std::movable<Request> && requires(Request& request, d
 /// - `abort(reason)`: every operation of every rank on this communicator, pending or later, and on
 ///   those split or duplicated from it, throws comm_error with the reason; the first reason wins.
 ///   Does not block. Nothing is usable afterwards.
+///
 /// Collective calls are made in the same order on every rank of a communicator.
 /// One thread uses a communicator at a time; different communicators may be used by different
 /// threads at once where the backend says so.

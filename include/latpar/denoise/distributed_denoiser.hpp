@@ -19,7 +19,8 @@ struct placement {
     box stepped{};
 };
 
-/// What a loop keeps between denoising steps: z over placement::held, the rest over ::stepped.
+/// What a loop keeps between denoising steps: z over placement::held, the rest over
+/// placement::stepped.
 struct latent_state {
     latent_block z;
     latent_block prediction;
@@ -39,6 +40,7 @@ struct latent_state {
 ///   whole latent, on the ranks that get the result; others may pass an empty view.
 /// - `any_rank(flag)`: whether any rank passed true.
 /// - `abort(reason)`: makes the other ranks throw when this one cannot go on.
+///
 /// Ranks: all of them make every call, in the same order.
 template <class D>
 concept distributed_denoiser = denoiser<D> &&

@@ -14,6 +14,7 @@ enum class timestep_spacing : std::uint8_t {
     trailing,  ///< 1000 - i 1000 / steps - 1: begins at the last
 };
 
+/// What `ddim` can be told.
 struct ddim_options {
     index_t steps = 50;
     /// epsilon or v.

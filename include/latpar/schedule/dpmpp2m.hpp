@@ -8,6 +8,7 @@
 
 namespace latpar::inline v0::schedule {
 
+/// What `dpmpp2m` can be told.
 struct dpmpp2m_options {
     index_t steps = 50;
     /// flow or epsilon.
@@ -25,6 +26,7 @@ struct dpmpp2m_options {
 ///   the timestep is 1000 sigma, rounded down.
 /// - epsilon: timesteps from 999 towards 0 in equal steps, rounded half to even;
 ///   sigma = sqrt((1 - abar) / abar), then 0.
+///
 /// Errors: usage_error unless steps >= 1 (and <= 999 for epsilon), shift > 0, the betas are valid
 /// and without zero terminal SNR, and the prediction is flow or epsilon.
 /// Source: arXiv 2211.01095, algorithm 2; schedule and float32 rounding of sigma are those of

@@ -14,6 +14,7 @@ namespace latpar::inline v0 {
 /// f32, bf16 or f16.
 class recorded_noise {
 public:
+    /// One recorded draw, and the key that asks for it.
     struct entry {
         noise_key key;
         const_latent_view noise;

@@ -6,6 +6,7 @@
 
 namespace latpar::inline v0::schedule {
 
+/// What `unipc_flow` can be told.
 struct unipc_flow_options {
     index_t steps = 50;
     /// Over 1: more steps at high noise, as large latents need.
