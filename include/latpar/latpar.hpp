@@ -15,6 +15,8 @@
 #include <latpar/comm/self.hpp>
 #include <latpar/comm/thread_team.hpp>
 #include <latpar/comm/transfer_plan.hpp>
+#include <latpar/compose/composition.hpp>
+#include <latpar/compose/composition_plan.hpp>
 #include <latpar/core/box.hpp>
 #include <latpar/core/dtype.hpp>
 #include <latpar/core/error.hpp>

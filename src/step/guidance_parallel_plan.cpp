@@ -25,6 +25,10 @@ void check(const latent_problem& problem, const guidance_parallel_options& optio
     require(ranks <= branches, "guidance was planned for ", ranks, " ranks, its rule has ",
             branches, " branches, and a rank calls the model for one at least; use 1 to ", branches,
             " ranks");
+    require(options.degree == 0 || options.degree == ranks ||
+                (ranks == 1 && options.degree > 0 && options.degree <= branches),
+            "guidance of degree ", options.degree, " was planned for ", ranks,
+            " ranks; use 0, or one rank that simulates 1 to ", branches);
     check_problem(problem, 4);
     check_sampling_type(options.wire_prediction);
     if (const auto complaint = options.rule.complaint_about(problem.steps)) {
@@ -123,7 +127,8 @@ std::string guidance_parallel_plan::fingerprint() const {
     out << "guidance_parallel latent=" << problem.batch << 'x' << problem.channels << '('
         << problem.prediction_channels << ")x" << box_of(problem.extents) << ' '
         << name_of(problem.type) << " steps=" << problem.steps << " ranks=" << ranks
-        << " rule=" << options.rule.fingerprint() << " wire=" << name_of(options.wire_prediction)
+        << " rule=" << options.rule.fingerprint() << " degree=" << options.degree
+        << " wire=" << name_of(options.wire_prediction)
         << " everywhere=" << options.result_everywhere << " predicted=";
     for (const box& b : options.predicted) out << b << ' ';
     return std::move(out).str();
@@ -133,9 +138,10 @@ guidance_parallel_plan plan_guidance_parallel(const latent_problem& problem,
                                               guidance_parallel_options options, int ranks) {
     check(problem, options, ranks);
     options.wire_prediction = narrowed(options.wire_prediction, problem.type);
+    if (options.degree == 0) options.degree = ranks;
     guidance_parallel_plan plan{problem, std::move(options), ranks, {}};
     const index_t element = problem.batch * problem.prediction_channels *
-                            size_of(ranks > 1 ? plan.options.wire_prediction : problem.type);
+                            size_of(plan.rounds() ? plan.options.wire_prediction : problem.type);
     for (index_t i = 0; i < problem.steps; ++i) {
         const std::vector<int> live = plan.options.rule.live_branches(i);
         const int count = static_cast<int>(live.size());

@@ -82,6 +82,25 @@ index_t latent_parallel_plan::bytes_after(index_t count) const {
     return out;
 }
 
+index_t latent_parallel_plan::call_bytes_sent_by(int rank, index_t step) const {
+    const latent_parallel_step& kind = step_at(step);
+    return kind.scatter.bytes_sent_by(rank) + kind.predictions.bytes_sent_by(rank) +
+           kind.spread.bytes_sent_by(rank);
+}
+
+index_t latent_parallel_plan::relayout_bytes_sent_by(int rank, index_t step) const {
+    const latent_parallel_step& kind = step_at(step);
+    index_t out = kind.move_state.bytes_sent_by(rank);
+    for (const transfer_phase& phase : kind.move_history) out += phase.bytes_sent_by(rank);
+    return out;
+}
+
+index_t latent_parallel_plan::collection_bytes_sent_by(int rank) const {
+    index_t out = 0;
+    for (const transfer_phase& phase : collection) out += phase.bytes_sent_by(rank);
+    return out;
+}
+
 index_t latent_parallel_plan::busiest_bytes() const {
     return std::max(*std::max_element(sent_bytes.begin(), sent_bytes.end()),
                     *std::max_element(received_bytes.begin(), received_bytes.end()));

@@ -81,6 +81,12 @@ class CheckLayers(unittest.TestCase):
             {"loop/serial.hpp": ["latpar/step/policy.hpp"]},
         )
 
+    def test_compositions_include_policies_of_several_folders_but_no_backend(self):
+        self.assert_breach(
+            "include/latpar/compose/nest.hpp: includes <latpar/comm/thread_team.hpp>: a policy never includes a backend",
+            {"compose/nest.hpp": ["latpar/step/policy.hpp", "latpar/loop/serial.hpp", "latpar/comm/thread_team.hpp"]},
+        )
+
     def test_a_policy_never_includes_a_backend(self):
         for backend in ("comm/thread_team.hpp", "kernel/reference.hpp", "mpi/communicator.hpp"):
             self.assert_breach(

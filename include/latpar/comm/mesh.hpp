@@ -5,6 +5,7 @@
 #include <latpar/comm/agreement.hpp>
 #include <latpar/comm/mesh_shape.hpp>
 
+#include <concepts>
 #include <utility>
 
 namespace latpar::inline v0 {
@@ -31,7 +32,16 @@ public:
         parts_.push_back(std::move(*world.split(rank_, 0)));
     }
 
+    /// Wraps every axis of another mesh: `mesh<metered<D>>(std::move(m))` keeps a ledger an axis.
+    template <communicator D>
+    requires std::constructible_from<C, D>
+    explicit mesh(mesh<D> other) : shape_(std::move(other.shape_)), rank_(other.rank_) {
+        for (D& part : other.parts_) parts_.emplace_back(std::move(part));
+    }
+
     [[nodiscard]] const mesh_shape& shape() const noexcept { return shape_; }
+    /// This rank among all of the mesh.
+    [[nodiscard]] int rank() const noexcept { return rank_; }
 
     /// The communicator along an axis: of this rank alone if the axis was not named.
     ///
@@ -50,6 +60,9 @@ public:
     [[nodiscard]] int degree(std::string_view name) const { return shape_.degree(name); }
 
 private:
+    template <communicator>
+    friend class mesh;
+
     mesh_shape shape_;
     int rank_ = 0;
     std::vector<C> parts_;

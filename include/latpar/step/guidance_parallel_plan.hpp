@@ -16,6 +16,8 @@ struct guidance_parallel_options {
     guidance_rule rule = guidance_rule::classifier_free(1.0);
     /// What the branches' predictions travel as; nothing travels in a wider type than the latent's.
     dtype wire_prediction = dtype::f32;
+    /// Ranks whose rounding is done; 0: as many as there are. Only a single rank may simulate more.
+    int degree = 0;
     /// Whether the finished latent is collected by every rank's model or by that of rank 0 alone.
     bool result_everywhere = true;
     /// What is predicted here at each step, where a policy inside or around this one cuts the
@@ -43,7 +45,7 @@ struct guidance_parallel_step {
 /// Guidance of a whole sampling run, planned. Immutable.
 struct guidance_parallel_plan {
     latent_problem problem;
-    guidance_parallel_options options;
+    guidance_parallel_options options;  ///< degree resolved
     int ranks = 1;
     std::vector<guidance_parallel_step> steps;
 
@@ -54,7 +56,7 @@ struct guidance_parallel_plan {
     [[nodiscard]] box predicted_at(index_t step) const;
     /// Whether predictions are rounded to what they travel as.
     [[nodiscard]] bool rounds() const noexcept {
-        return ranks > 1 && options.wire_prediction != problem.type;
+        return options.degree > 1 && options.wire_prediction != problem.type;
     }
     /// Payload bytes of the run, each step done once; what a model inside sends is its own plan's.
     [[nodiscard]] index_t bytes() const;

@@ -114,6 +114,11 @@ struct latent_parallel_plan {
     [[nodiscard]] index_t bytes_received_by(int rank) const {
         return received_bytes[static_cast<std::size_t>(rank)];
     }
+    /// What a rank sends in one call of the policy at a step, in its relayout after that step, and
+    /// when the finished latent is collected: the run is these, each once a step.
+    [[nodiscard]] index_t call_bytes_sent_by(int rank, index_t step) const;
+    [[nodiscard]] index_t relayout_bytes_sent_by(int rank, index_t step) const;
+    [[nodiscard]] index_t collection_bytes_sent_by(int rank) const;
     /// Of the rank that sends or receives most: what decides how long communication takes.
     [[nodiscard]] index_t busiest_bytes() const;
     /// The accounting of the paper: for each step (2 x sum of the parts + latent) x 4 bytes.
