@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <random>
 #include <string>
@@ -307,28 +308,74 @@ TEST_CASE("an engine that owns its loop gets the same bits from the stepper") {
     }
 }
 
-TEST_CASE("rank 0 waits for predictions only after its own call") {
-    // Rank 1 makes its call of a round only once rank 0 has begun the same round's.
-    const sampling_case c{{1, 1, 2, 3, 4}, schedule::by_name("euler_flow", 9), 5};
+namespace {
+
+/// A communicator that watches each send until it is done, before the program goes on.
+class watched {
+public:
+    watched(thread_communicator inner, std::atomic<index_t>& done)
+        : inner_(std::move(inner)), done_(&done) {}
+
+    [[nodiscard]] int rank() const noexcept { return inner_.rank(); }
+    [[nodiscard]] int size() const noexcept { return inner_.size(); }
+    [[nodiscard]] bool reaches(memory_space space) const noexcept { return inner_.reaches(space); }
+    [[nodiscard]] auto start_exchange(std::span<const send_op> sends,
+                                      std::span<const recv_op> recvs, stream_ref stream = {}) {
+        auto request = inner_.start_exchange(sends, recvs, stream);
+        if (rank() > 0 && !sends.empty()) {
+            const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+            if (request.wait_until(patience)) ++*done_;
+        }
+        return request;
+    }
+    [[nodiscard]] std::optional<watched> split(int color, int key) {
+        auto part = inner_.split(color, key);
+        if (!part) return std::nullopt;
+        return watched(std::move(*part), *done_);
+    }
+    [[nodiscard]] watched duplicate() { return {inner_.duplicate(), *done_}; }
+    [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
+        return inner_.control_all_gather(text);
+    }
+    void abort(std::string_view reason) { inner_.abort(reason); }
+
+private:
+    thread_communicator inner_;
+    std::atomic<index_t>* done_;
+};
+static_assert(communicator<watched>);
+
+}  // namespace
+
+TEST_CASE("receives are posted before rank 0's own call, and sends do not wait for it") {
+    const sampling_case c{{1, 1, 2, 3, 4}, schedule::by_name("euler_flow", 10), 5};
     loop::para_step_options options;
     options.warm_up = 1;
-    std::atomic<index_t> begun = 0;
-    thread_team(2).run([&](thread_communicator& comm) {
+    options.reuse = loop::reuse::own;  // so that nothing else is sent
+    std::atomic<index_t> sent = 0;
+    index_t expected = 0;
+    bool in_time = true;
+    thread_team(3).run([&](thread_communicator& comm) {
+        // Rank 0's call of a round ends only when both other predictions have arrived.
         any_model model = [&](const_latent_view z, const step_info& info, latent_view p,
                               stream_ref s) {
-            const index_t i = info.samples[0].step;
-            if (i >= 1 && comm.rank() == 0) begun = i;
-            if (i >= 1 && comm.rank() == 1) {
-                while (begun < i - 1) std::this_thread::yield();
-            }
             guided_form(z, info, p, s);
+            if (comm.rank() > 0 || info.samples[0].step == 0) return;
+            expected += 2;
+            const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+            while (sent < expected && in_time) {
+                in_time = std::chrono::steady_clock::now() < patience;
+                std::this_thread::yield();
+            }
         };
-        loop::para_step loop(model, comm, c.schedule, plan_para_step(c.problem(), options, 2));
+        watched ranks(comm.duplicate(), sent);
+        loop::para_step loop(model, ranks, c.schedule, plan_para_step(c.problem(), options, 3));
         const philox_noise noise(1);
         loop.start(noise);
         loop.run(noise);
-        CHECK(loop.done());
     });
+    CHECK(in_time);
+    CHECK(sent == 6);
 }
 
 TEST_CASE("bad options name the value and the remedy") {

@@ -22,6 +22,8 @@ GOOD = {
     "schedule/scheduler.hpp": ["latpar/kernel/kernel_set.hpp"],
     "step/plan.hpp": ["latpar/comm/collectives.hpp"],
     "step/policy.hpp": ["latpar/step/plan.hpp", "latpar/schedule/scheduler.hpp"],
+    "loop/rounds.hpp": ["latpar/comm/collectives.hpp"],
+    "compose/plan.hpp": ["latpar/step/policy.hpp", "latpar/loop/rounds.hpp", "latpar/comm/mesh.hpp"],
     "mpi/communicator.hpp": ["latpar/comm/communicator.hpp", "mpi.h"],
 }
 
@@ -84,7 +86,7 @@ class CheckLayers(unittest.TestCase):
     def test_compositions_include_policies_of_several_folders_but_no_backend(self):
         self.assert_breach(
             "include/latpar/compose/nest.hpp: includes <latpar/comm/thread_team.hpp>: a policy never includes a backend",
-            {"compose/nest.hpp": ["latpar/step/policy.hpp", "latpar/loop/serial.hpp", "latpar/comm/thread_team.hpp"]},
+            {"compose/nest.hpp": ["latpar/step/policy.hpp", "latpar/comm/thread_team.hpp"]},
         )
 
     def test_a_policy_never_includes_a_backend(self):
