@@ -78,6 +78,27 @@ void check_copy(const const_latent_view& source, const latent_view& target, memo
     check_aliasing(source, target, from, to);
 }
 
+void check_merge(const latent_view& output, const latent_view& lse, const const_latent_view& part,
+                 const const_latent_view& part_lse, memory_space space) {
+    const operand to{"the attention to merge into"};
+    const operand from{"the attention to merge"};
+    check_view(output, space, to);
+    check_view(part, space, from);
+    require(output.extents == part.extents, from, " has the extents ", numbers{part.extents}, ", ",
+            to, " has ", numbers{output.extents}, "; they must be the same");
+    auto expected = output.extents;
+    expected[4] = 1;
+    for (const const_latent_view& logs : {const_latent_view(lse), part_lse}) {
+        const operand what{"the lse of a merge"};
+        check_view(logs, space, what);
+        require(logs.type == dtype::f32, what, " is ", name_of(logs.type), "; use f32");
+        require(logs.extents == expected, what, " has the extents ", numbers{logs.extents},
+                "; use ", numbers{expected}, ", one for each token and head");
+    }
+    require(output.elements() == 0 || (output.data != part.data && lse.data != part_lse.data), from,
+            " is what it is merged into; merge two results");
+}
+
 void check_round(const latent_view& values, dtype type, memory_space space) {
     check_view(values, space, {"the latent to round"});
     check_type(type, {"the type to round to"});

@@ -12,6 +12,10 @@ void check_copy(const const_latent_view& source, const latent_view& target, memo
 /// Errors: usage_error if the arguments of `kernel_set::round` do not fit together.
 void check_round(const latent_view& values, dtype type, memory_space space);
 
+/// Errors: usage_error if the arguments of `kernel_set::merge_attention` do not fit together.
+void check_merge(const latent_view& output, const latent_view& lse, const const_latent_view& part,
+                 const const_latent_view& part_lse, memory_space space);
+
 /// Errors: usage_error if the arguments of `kernel_set::stitch` do not fit together.
 void check_stitch(const latent_view& output, axis along, std::span<const stitch_part> parts,
                   memory_space space);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels for host memory.
 #include "check.hpp"
+#include "merge_weights.hpp"
 #include "run_loop.hpp"
 
 #include <latpar/kernel/host.hpp>
@@ -98,6 +99,10 @@ void host::copy(const_latent_view source, latent_view target, stream_ref) const 
             });
         });
     });
+}
+
+void host::copy_all(std::span<const copy_pair> copies, stream_ref stream) const {
+    for (const copy_pair& c : copies) copy(c.source, c.target, stream);
 }
 
 void host::round(latent_view values, dtype type, stream_ref) const {
@@ -212,6 +217,39 @@ void host::linear_combination(std::span<const const_latent_view> inputs,
             }
         }
     });
+}
+
+void host::merge_attention(latent_view output, latent_view lse, const_latent_view part,
+                           const_latent_view part_lse, stream_ref) const {
+    detail::check_merge(output, lse, part, part_lse, space());
+    std::array<float, block> sum;
+    std::array<float, block> room;
+    const auto merge_head = [&](std::array<index_t, 5> at) {
+        float& log = lse.as<float>()[lse.offset(at)];
+        const auto weights = detail::merge(log, part_lse.as<float>()[part_lse.offset(at)]);
+        log = weights.lse;
+        for (index_t done = 0; done < output.extents[4]; done += block) {
+            const index_t count = std::min(block, output.extents[4] - done);
+            at[4] = done;
+            bool first = true;
+            const auto add = [&](const const_latent_view& view, float weight) {
+                if (weight == 0) return;
+                const index_t step = view.strides[4];
+                add_term(sum.data(), load(view, view.offset(at), step, count, room.data()), weight,
+                         first, count);
+                first = false;
+            };
+            add(output, weights.first);
+            add(part, weights.second);
+            if (first) std::fill_n(sum.begin(), count, 0.0f);
+            store(sum.data(), output, output.offset(at), output.strides[4], count);
+        }
+    };
+    std::array<index_t, 5> at{};
+    for (at[0] = 0; at[0] < output.extents[0]; ++at[0])
+        for (at[1] = 0; at[1] < output.extents[1]; ++at[1])
+            for (at[2] = 0; at[2] < output.extents[2]; ++at[2])
+                for (at[3] = 0; at[3] < output.extents[3]; ++at[3]) merge_head(at);
 }
 
 }  // namespace latpar::inline v0::kernel

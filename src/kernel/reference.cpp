@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels as plain loops.
 #include "check.hpp"
+#include "merge_weights.hpp"
 
 #include <latpar/kernel/reference.hpp>
 
@@ -60,6 +61,10 @@ void reference::copy(const_latent_view source, latent_view target, stream_ref) c
     });
 }
 
+void reference::copy_all(std::span<const copy_pair> copies, stream_ref stream) const {
+    for (const copy_pair& c : copies) copy(c.source, c.target, stream);
+}
+
 void reference::round(latent_view values, dtype type, stream_ref) const {
     detail::check_round(values, type, space());
     if (type == values.type) return;
@@ -102,6 +107,23 @@ void reference::linear_combination(std::span<const const_latent_view> inputs,
             results[r] = sum.value();
         }
         for (std::size_t r = 0; r < outputs.size(); ++r) store(outputs[r], at, results[r]);
+    });
+}
+
+void reference::merge_attention(latent_view output, latent_view lse, const_latent_view part,
+                                const_latent_view part_lse, stream_ref) const {
+    detail::check_merge(output, lse, part, part_lse, space());
+    for_each_position(lse.extents, [&](const position& at) {
+        const auto weights = detail::merge(load(lse, at), load(part_lse, at));
+        position here = at;
+        for (here[4] = 0; here[4] < output.extents[4]; ++here[4]) {
+            running_sum sum;
+            // What no key has written is not read.
+            if (weights.first != 0) sum.add(weights.first * load(output, here));
+            if (weights.second != 0) sum.add(weights.second * load(part, here));
+            store(output, here, sum.value());
+        }
+        store(lse, at, weights.lse);
     });
 }
 

@@ -17,6 +17,8 @@ public:
 
     void copy(const_latent_view source, latent_view target, stream_ref stream = {}) const;
 
+    void copy_all(std::span<const copy_pair> copies, stream_ref stream = {}) const;
+
     void round(latent_view values, dtype type, stream_ref stream = {}) const;
 
     void stitch(latent_view output, axis along, std::span<const stitch_part> parts,
@@ -25,6 +27,9 @@ public:
     void linear_combination(std::span<const const_latent_view> inputs,
                             std::span<const float> coefficients,
                             std::span<const latent_view> outputs, stream_ref stream = {}) const;
+
+    void merge_attention(latent_view output, latent_view lse, const_latent_view part,
+                         const_latent_view part_lse, stream_ref stream = {}) const;
 };
 
 static_assert(kernel_set<host>);

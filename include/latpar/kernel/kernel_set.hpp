@@ -23,6 +23,12 @@ struct stitch_part {
     std::span<const float> weights{};
 };
 
+/// One of several copies that are made together.
+struct copy_pair {
+    const_latent_view source;
+    latent_view target;
+};
+
 }  // namespace kernel
 
 /// A set of kernels for one memory space.
@@ -35,6 +41,8 @@ struct stitch_part {
 /// - `copy(source, target, stream)`: the same extents; converts the type, rounding to nearest even.
 ///   Packing a box, unpacking it and converting for the wire are all this operation. Source and
 ///   target may be the same memory if their strides and types are the same; otherwise disjoint.
+/// - `copy_all(copies, stream)`: several copies, none of which reads or writes what another writes;
+///   on a device in one launch.
 /// - `round(values, type, stream)`: rounds each value, in place, to what `type` can hold: what the
 ///   owner of a value does before it travels in that type, so that every rank uses the same.
 /// - `stitch(output, axis, parts, stream)`: at every position the sum over the parts that cover it,
@@ -44,17 +52,23 @@ struct stitch_part {
 ///   unread, a coefficient of one takes it as it is. An input that no output reads may be an empty
 ///   view. An output may be one of the inputs, in place. At most `kernel::max_operands` inputs and
 ///   as many outputs.
+/// - `merge_attention(output, lse, part, part_lse, stream)`: makes of two results of attention over
+///   the same queries and different keys that over all keys, in place: `output` and `part` are
+///   [1, 1, tokens, heads, head_dim], the logs of their sums of exponentials [1, 1, tokens, heads,
+///   1] in f32. Minus infinity stands for no key at all.
 template <class K>
 concept kernel_set = std::copyable<K> &&
     requires(const K& kernels, const_latent_view source, latent_view target, axis along,
              std::span<const kernel::stitch_part> parts, std::span<const const_latent_view> inputs,
              std::span<const float> coefficients, std::span<const latent_view> outputs,
-             stream_ref stream) {
+             std::span<const kernel::copy_pair> copies, stream_ref stream) {
     { kernels.space() } -> std::same_as<memory_space>;
     { kernels.copy(source, target, stream) } -> std::same_as<void>;
+    { kernels.copy_all(copies, stream) } -> std::same_as<void>;
     { kernels.round(target, dtype::bf16, stream) } -> std::same_as<void>;
     { kernels.stitch(target, along, parts, stream) } -> std::same_as<void>;
     { kernels.linear_combination(inputs, coefficients, outputs, stream) } -> std::same_as<void>;
+    { kernels.merge_attention(target, target, source, source, stream) } -> std::same_as<void>;
 };
 
 namespace kernel {
@@ -63,10 +77,13 @@ namespace kernel {
 struct archetype {
     memory_space space() const;
     void copy(const_latent_view, latent_view, stream_ref) const;
+    void copy_all(std::span<const copy_pair>, stream_ref) const;
     void round(latent_view, dtype, stream_ref) const;
     void stitch(latent_view, axis, std::span<const stitch_part>, stream_ref) const;
     void linear_combination(std::span<const const_latent_view>, std::span<const float>,
                             std::span<const latent_view>, stream_ref) const;
+    void merge_attention(latent_view, latent_view, const_latent_view, const_latent_view,
+                         stream_ref) const;
 };
 static_assert(kernel_set<archetype>);
 
