@@ -32,6 +32,14 @@
 #include <latpar/kernel/host.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/kernel/reference.hpp>
+#include <latpar/layer/attention.hpp>
+#include <latpar/layer/reference_attention.hpp>
+#include <latpar/layer/ring.hpp>
+#include <latpar/layer/ring_plan.hpp>
+#include <latpar/layer/ulysses.hpp>
+#include <latpar/layer/ulysses_plan.hpp>
+#include <latpar/layer/usp.hpp>
+#include <latpar/layer/usp_plan.hpp>
 #include <latpar/loop/batch_step.hpp>
 #include <latpar/loop/batch_step_plan.hpp>
 #include <latpar/loop/para_step.hpp>

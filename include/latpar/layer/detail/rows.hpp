@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows and heads of attention tensors, as kernels take them.
+#pragma once
+
+#include <latpar/core/memory.hpp>
+#include <latpar/layer/attention.hpp>
+
+namespace latpar::inline v0::layer::detail {
+
+/// Rows [begin, begin + count) and heads [first, first + heads) of [tokens, heads, head_dim].
+template <class Byte>
+[[nodiscard]] basic_view<Byte, 3> part_of(basic_view<Byte, 3> view, index_t begin, index_t count,
+                                          index_t first, index_t heads) {
+    if (view.data != nullptr) {
+        view.data += (begin * view.strides[0] + first * view.strides[1]) * size_of(view.type);
+    }
+    view.extents[0] = count;
+    view.extents[1] = heads;
+    return view;
+}
+template <class Byte>
+[[nodiscard]] basic_view<Byte, 3> rows_of(const basic_view<Byte, 3>& view, index_t begin,
+                                          index_t count) {
+    return part_of(view, begin, count, 0, view.extents[1]);
+}
+/// Rows of an lse.
+[[nodiscard]] inline lse_view rows_of(lse_view view, index_t begin, index_t count) {
+    view.data += begin * view.strides[0] * size_of(view.type);
+    view.extents[0] = count;
+    return view;
+}
+
+/// The same memory as [1, 1, tokens, heads, head_dim].
+template <class Byte>
+[[nodiscard]] basic_view<Byte, 5> as_latent(const basic_view<Byte, 3>& view) {
+    return {view.data,
+            {1, 1, view.extents[0], view.extents[1], view.extents[2]},
+            {0, 0, view.strides[0], view.strides[1], view.strides[2]},
+            view.type,
+            view.space};
+}
+/// An lse as [1, 1, tokens, heads, 1].
+[[nodiscard]] inline latent_view as_latent(const lse_view& view) {
+    return {view.data,
+            {1, 1, view.extents[0], view.extents[1], 1},
+            {0, 0, view.strides[0], view.strides[1], 1},
+            view.type,
+            view.space};
+}
+
+/// Hands out dense tensors one behind the other in a buffer that grows when it must.
+class arena {
+public:
+    /// Makes room for `bytes`; what was handed out before is lost.
+    void reserve(index_t bytes, memory_source source) {
+        if (storage_.bytes() < bytes) {
+            storage_ = {};
+            storage_ = buffer(bytes, source);
+        }
+        used_ = 0;
+    }
+    template <std::size_t Rank>
+    [[nodiscard]] basic_view<std::byte, Rank> take(const std::array<index_t, Rank>& extents,
+                                                   dtype type, memory_space space) {
+        basic_view<std::byte, Rank> out{storage_.data() + used_, extents, dense_strides(extents),
+                                        type, space};
+        used_ += latpar::detail::aligned(out.bytes());
+        return out;
+    }
+
+private:
+    buffer storage_;
+    index_t used_ = 0;
+};
+
+}  // namespace latpar::inline v0::layer::detail

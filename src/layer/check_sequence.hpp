@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the plans of all layer policies refuse, and how they read a key mask.
+#pragma once
+
+#include <latpar/layer/attention.hpp>
+
+#include <string>
+
+namespace latpar::inline v0::layer::detail {
+
+/// Errors: usage_error unless the heads fit and there are tokens for `ranks` ranks.
+void check_sequence(const attention_shape& shape, const token_sequence& sequence, int ranks);
+
+/// The runs of keys among the tokens [first, first + count) of the sequence, counted from `first`.
+[[nodiscard]] std::vector<row_range> runs_of_keys(const token_sequence& sequence, index_t first,
+                                                  index_t count);
+
+/// Where the own tokens of a rank begin in the sequence.
+[[nodiscard]] index_t first_token(const token_sequence& sequence, int rank);
+
+[[nodiscard]] index_t count_rows(const std::vector<row_range>& runs);
+[[nodiscard]] index_t count_tokens(const token_sequence& sequence);
+
+[[nodiscard]] std::string fingerprint_of(const attention_shape& shape,
+                                         const token_sequence& sequence, int ranks);
+
+}  // namespace latpar::inline v0::layer::detail

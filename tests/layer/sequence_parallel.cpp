@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ulysses, ring and USP on thread ranks: against attention on one rank, against their plans.
+#include <latpar/comm/mesh.hpp>
+#include <latpar/comm/thread_team.hpp>
+
+#include <support/attention_case.hpp>
+#include <support/catch.hpp>
+#include <support/expect.hpp>
+#include <support/recorded.hpp>
+
+#include <string>
+
+using namespace latpar;
+using layer::attention_shape;
+using layer::token_sequence;
+
+namespace {
+
+/// Attention that notes what it is called with.
+struct watched_attention {
+    std::vector<std::array<index_t, 3>>* keys = nullptr;
+
+    void operator()(layer::const_heads_view q, layer::const_heads_view k, layer::const_heads_view v,
+                    layer::heads_view out, layer::lse_view lse, stream_ref stream) const {
+        latpar::detail::require(k.extents[0] > 0, "called without a key");
+        if (keys) keys->push_back(k.extents);
+        layer::reference_attention{}(q, k, v, out, lse, stream);
+    }
+};
+
+enum class kind { ulysses, ring, usp };
+
+/// Runs a case on ulysses * ring thread ranks.
+std::vector<attention_report> on_threads(const attention_case& c, kind which, int ulysses, int ring,
+                                         bool strided) {
+    const int ranks = ulysses * ring;
+    std::vector<attention_report> out(static_cast<std::size_t>(ranks));
+    thread_team(ranks).run([&](thread_communicator& world) {
+        metered comm(world.duplicate());
+        using comm_type = decltype(comm);
+        attention_report& mine = out[static_cast<std::size_t>(world.rank())];
+        counting_resource memory;
+        const memory_source source{&memory, memory_space::host};
+        const auto run = [&](auto&& policy) {
+            mine.taken_bytes = memory.bytes_in_use();
+            const index_t before = memory.allocations();
+            mine.out = attend_on_rank(policy, c, world.rank(), strided);
+            // Again, on used memory.
+            const index_t once = memory.allocations() - before;
+            const auto sent = comm.account().total();
+            EXPECT(attend_on_rank(policy, c, world.rank(), strided) == mine.out);
+            mine.late_allocations = memory.allocations() - before - once;
+            mine.sent_and_received = sent;
+        };
+        if (which == kind::ulysses) {
+            run(layer::ulysses(watched_attention{}, comm,
+                               layer::plan_ulysses(c.shape, c.sequence, ranks), kernel::host{},
+                               source));
+        } else if (which == kind::ring) {
+            run(layer::ring(watched_attention{}, comm, layer::plan_ring(c.shape, c.sequence, ranks),
+                            kernel::host{}, source));
+        } else {
+            mesh<comm_type> axes(comm, {{"ring", ring}, {"ulysses", ulysses}});
+            run(layer::usp(watched_attention{}, axes.axis("ulysses"), axes.axis("ring"),
+                           layer::plan_usp(c.shape, c.sequence, ulysses, ring), kernel::host{},
+                           source));
+        }
+    });
+    return out;
+}
+
+/// Distance from one rank's result, bytes and memory.
+template <class Plan>
+void check(const attention_case& c, const Plan& plan, kind which, int ulysses, int ring,
+           bool strided) {
+    const auto expected = c.expected();
+    const auto reports = on_threads(c, which, ulysses, ring, strided);
+    index_t bytes = 0;
+    for (int rank = 0; rank < ulysses * ring; ++rank) {
+        CAPTURE(rank);
+        const auto& report = reports[static_cast<std::size_t>(rank)];
+        CHECK(relative_l2(report.out, c.rows_of(expected, rank)) < 1e-5);
+        CHECK(report.sent_and_received.bytes_sent == plan.bytes_sent_by(rank));
+        CHECK(report.sent_and_received.bytes_received == plan.bytes_received_by(rank));
+        CHECK(report.late_allocations == 0);
+        bytes += report.sent_and_received.bytes_sent;
+        // Joint tokens have the same output everywhere, to the bit.
+        const auto row = static_cast<std::ptrdiff_t>(c.shape.heads * c.shape.head_dim);
+        const auto front = row * c.sequence.joint_front;
+        const auto back = row * c.sequence.joint_back;
+        CHECK(std::equal(report.out.begin(), report.out.begin() + front, reports[0].out.begin()));
+        CHECK(std::equal(report.out.end() - back, report.out.end(), reports[0].out.end() - back));
+    }
+    CHECK(bytes == plan.bytes());
+    CHECK(plan.bytes() == plan.smallest_bytes());
+}
+
+struct draw {
+    std::mt19937 random;
+    explicit draw(unsigned seed) : random(seed) {}
+    int operator()(int low, int high) {
+        return std::uniform_int_distribution<int>(low, high)(random);
+    }
+    attention_shape shape(int least_heads) {
+        const int key_heads = (*this)(1, 6);
+        int group = (*this)(1, 4);
+        while (key_heads * group < least_heads) ++group;
+        return {key_heads * group, key_heads, 2 * (*this)(1, 9), dtype::f32};
+    }
+    token_sequence sequence(int ranks) {
+        token_sequence out;
+        index_t all = 0;
+        for (int r = 0; r < ranks; ++r) all += out.tokens.emplace_back((*this)(0, 9));
+        if ((*this)(0, 1)) all += out.joint_front = (*this)(0, 5);
+        if ((*this)(0, 1)) all += out.joint_back = (*this)(0, 5);
+        if ((*this)(0, 1)) {
+            for (index_t i = 0; i < all; ++i) out.is_key.push_back((*this)(0, 2) > 0);
+        }
+        return out;
+    }
+};
+
+}  // namespace
+
+TEST_CASE("Ulysses over drawn shapes equals attention on one rank, with the fewest bytes") {
+    draw next(1);
+    for (int trial = 0; trial < 250; ++trial) {
+        const int ranks = next(1, 8);
+        const attention_case c(next.shape(ranks), next.sequence(ranks), next.random);
+        CAPTURE(trial, ranks, c.shape.heads, c.shape.key_heads, c.shape.head_dim);
+        check(c, layer::plan_ulysses(c.shape, c.sequence, ranks), kind::ulysses, ranks, 1,
+              next(0, 1));
+    }
+}
+
+TEST_CASE("a ring over drawn shapes equals attention on one rank, with the fewest bytes") {
+    draw next(2);
+    for (int trial = 0; trial < 250; ++trial) {
+        const int ranks = next(1, 8);
+        const attention_case c(next.shape(1), next.sequence(ranks), next.random);
+        CAPTURE(trial, ranks, c.shape.heads, c.shape.key_heads, c.shape.head_dim);
+        check(c, layer::plan_ring(c.shape, c.sequence, ranks), kind::ring, 1, ranks, next(0, 1));
+    }
+}
+
+TEST_CASE("USP over drawn shapes and meshes equals attention on one rank") {
+    draw next(3);
+    for (int trial = 0; trial < 250; ++trial) {
+        const int ulysses = next(1, 4);
+        const int ring = next(1, 8 / ulysses);
+        const attention_case c(next.shape(ulysses), next.sequence(ulysses * ring), next.random);
+        CAPTURE(trial, ulysses, ring, c.shape.heads, c.shape.key_heads, c.shape.head_dim);
+        check(c, layer::plan_usp(c.shape, c.sequence, ulysses, ring), kind::usp, ulysses, ring,
+              next(0, 1));
+    }
+}
+
+TEST_CASE("heads that do not divide: 12 on 8, 5 on 4, 40 with 8 key heads on 7") {
+    draw next(4);
+    for (const auto& [heads, key_heads, ranks] :
+         {std::tuple(12, 12, 8), std::tuple(5, 5, 4), std::tuple(40, 8, 7)}) {
+        const attention_shape shape{heads, key_heads, 6, dtype::f32};
+        const attention_case c(shape, {layer::even_tokens(37, ranks), 3, 2, {}}, next.random);
+        const auto plan = layer::plan_ulysses(shape, c.sequence, ranks);
+        for (const layer::head_share& share : plan.shares) {
+            CHECK(share.count >= heads / ranks);
+            CHECK(share.count <= (heads + ranks - 1) / ranks);
+        }
+        check(c, plan, kind::ulysses, ranks, 1, false);
+    }
+}
+
+TEST_CASE("narrow types are merged in float32") {
+    draw next(5);
+    for (const dtype type : {dtype::bf16, dtype::f16}) {
+        const attention_shape shape{4, 2, 8, type};
+        const token_sequence sequence{{5, 7, 3}, 2, 1, {}};
+        const attention_case c(shape, sequence, next.random);
+        // Rounded inputs, and their attention in double precision.
+        attention_case rounded = c;
+        const auto narrow = [&](const std::vector<float>& values) {
+            std::vector<std::byte> out(values.size() * 2);
+            visit_floating(type, [&]<class T>() {
+                T* to = reinterpret_cast<T*>(out.data());
+                for (std::size_t i = 0; i < values.size(); ++i) to[i] = from_float<T>(values[i]);
+            });
+            return out;
+        };
+        const auto widen = [&](const std::vector<std::byte>& values) {
+            std::vector<float> out(values.size() / 2);
+            visit_floating(type, [&]<class T>() {
+                const T* from = reinterpret_cast<const T*>(values.data());
+                for (std::size_t i = 0; i < out.size(); ++i) out[i] = to_float(from[i]);
+            });
+            return out;
+        };
+        rounded.q = widen(narrow(c.q));
+        rounded.k = widen(narrow(c.k));
+        rounded.v = widen(narrow(c.v));
+        const auto expected = rounded.expected();
+        thread_team(3).run([&](thread_communicator& comm) {
+            const int rank = comm.rank();
+            const index_t rows = sequence.tokens[static_cast<std::size_t>(rank)] + 3;
+            auto q = narrow(c.rows_of(c.q, rank));
+            auto k = narrow(c.rows_of(c.k, rank));
+            auto v = narrow(c.rows_of(c.v, rank));
+            std::vector<std::byte> out(q.size());
+            const auto view = [&](std::vector<std::byte>& values, index_t heads) {
+                const std::array<index_t, 3> extents{rows, heads, 8};
+                return layer::heads_view{values.data(), extents, dense_strides(extents), type,
+                                         memory_space::host};
+            };
+            const double limit = type == dtype::bf16 ? 6e-3 : 8e-4;
+            layer::ring ring(layer::reference_attention{}, comm,
+                             layer::plan_ring(shape, sequence, 3));
+            ring(view(q, 4), view(k, 2), view(v, 2), view(out, 4));
+            EXPECT(relative_l2(widen(out), rounded.rows_of(expected, rank)) < limit);
+            layer::ulysses ulysses(layer::reference_attention{}, comm,
+                                   layer::plan_ulysses(shape, sequence, 3));
+            ulysses(view(q, 4), view(k, 2), view(v, 2), view(out, 4));
+            EXPECT(relative_l2(widen(out), rounded.rows_of(expected, rank)) < limit / 2);
+        });
+    }
+}
+
+TEST_CASE("tokens that are no keys do not travel, and are not attended over") {
+    const attention_shape shape{4, 4, 4, dtype::f32};
+    token_sequence sequence{{4, 4}, 0, 0, {}};
+    const auto all = layer::plan_ulysses(shape, sequence, 2);
+    sequence.is_key = {true, false, false, false, true, true, false, false};
+    const auto some = layer::plan_ulysses(shape, sequence, 2);
+    // Keys and values of 1 and 2 tokens in place of 4 and 4, two heads each way.
+    CHECK(all.bytes() - some.bytes() == 2 * (3 + 2) * 2 * 4 * 4);
+    std::mt19937 random(6);
+    const attention_case c(shape, sequence, random);
+    thread_team(2).run([&](thread_communicator& comm) {
+        std::vector<std::array<index_t, 3>> keys;
+        layer::ulysses policy(watched_attention{&keys}, comm, some);
+        static_cast<void>(attend_on_rank(policy, c, comm.rank(), false));
+        EXPECT(keys == std::vector<std::array<index_t, 3>>{{3, 2, 4}});
+    });
+}
+
+TEST_CASE("memory is what the plan says") {
+    draw next(7);
+    for (int trial = 0; trial < 40; ++trial) {
+        const int ulysses = next(1, 3);
+        const int ring = next(1, 2);
+        const attention_case c(next.shape(ulysses * ring), next.sequence(ulysses * ring),
+                               next.random);
+        CAPTURE(trial, ulysses, ring);
+        const int ranks = ulysses * ring;
+        const auto u = layer::plan_ulysses(c.shape, c.sequence, ranks);
+        const auto r = layer::plan_ring(c.shape, c.sequence, ranks);
+        const auto both = layer::plan_usp(c.shape, c.sequence, ulysses, ring);
+        const auto of_u = on_threads(c, kind::ulysses, ranks, 1, false);
+        const auto of_r = on_threads(c, kind::ring, 1, ranks, false);
+        const auto of_both = on_threads(c, kind::usp, ulysses, ring, false);
+        for (int rank = 0; rank < ranks; ++rank) {
+            const auto at = static_cast<std::size_t>(rank);
+            CHECK(of_u[at].taken_bytes == u.workspace_bytes(rank));
+            CHECK(of_r[at].taken_bytes == r.workspace_bytes(rank, r.is_masked()));
+            CHECK(of_both[at].taken_bytes == both.workspace_bytes(rank));
+        }
+    }
+}
+
+TEST_CASE("a policy goes on with another plan") {
+    std::mt19937 random(8);
+    const attention_shape shape{4, 2, 4, dtype::f32};
+    const attention_case small(shape, {{2, 3}, 0, 0, {}}, random);
+    const attention_case large(shape, {{9, 4}, 2, 0, {}}, random);
+    thread_team(2).run([&](thread_communicator& comm) {
+        layer::ulysses ulysses(layer::reference_attention{}, comm,
+                               layer::plan_ulysses(shape, small.sequence, 2));
+        layer::ring ring(layer::reference_attention{}, comm,
+                         layer::plan_ring(shape, small.sequence, 2));
+        for (const attention_case* c : {&small, &large, &small}) {
+            ulysses.use(layer::plan_ulysses(shape, c->sequence, 2));
+            ring.use(layer::plan_ring(shape, c->sequence, 2));
+            const auto expected = c->rows_of(c->expected(), comm.rank());
+            EXPECT(relative_l2(attend_on_rank(ulysses, *c, comm.rank(), false), expected) < 1e-5);
+            EXPECT(relative_l2(attend_on_rank(ring, *c, comm.rank(), true), expected) < 1e-5);
+        }
+    });
+}
+
+TEST_CASE("what cannot be planned is refused with value and remedy") {
+    const token_sequence eight{std::vector<index_t>(8, 4), 0, 0, {}};
+    CHECK_THROWS_WITH(layer::plan_ulysses({6, 6, 4, dtype::f32}, eight, 8),
+                      ContainsSubstring("6 heads cannot be spread on 8 ranks") &&
+                          ContainsSubstring("ulysses=4,ring=2"));
+    CHECK_THROWS_WITH(layer::plan_ulysses({6, 4, 4, dtype::f32}, eight, 8),
+                      ContainsSubstring("4 key heads cannot serve 6"));
+    CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::f32}, eight, 4),
+                      ContainsSubstring("the tokens of 8 ranks were given for 4"));
+    CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::f32}, {{1, -1}, 0, 0, {}}, 2),
+                      ContainsSubstring("rank 1 was given -1 tokens"));
+    CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::f32}, {{1, 1}, -1, 0, {}}, 2),
+                      ContainsSubstring("-1 joint tokens"));
+    CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::f32}, {{1, 1}, 1, 0, {true}}, 2),
+                      ContainsSubstring("1 entries was given for 3"));
+    CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::u8}, eight, 8),
+                      ContainsSubstring("use f32, bf16 or f16"));
+    CHECK_THROWS_WITH(layer::plan_usp({6, 6, 4, dtype::f32}, eight, 0, 8),
+                      ContainsSubstring("each must be 1 or more"));
+}
+
+TEST_CASE("plans that differ, views that do not fit and an attention that throws stop all ranks") {
+    const attention_shape shape{4, 2, 4, dtype::f32};
+    std::mt19937 random(9);
+    const attention_case c(shape, {{2, 3}, 0, 0, {}}, random);
+    const auto messages = [&](auto&& f) {
+        std::vector<std::string> out(2);
+        thread_team(2).run([&](thread_communicator& comm) {
+            try {
+                f(comm);
+            } catch (const std::exception& error) {
+                out[static_cast<std::size_t>(comm.rank())] = error.what();
+            }
+        });
+        return out;
+    };
+    for (const std::string& text : messages([&](thread_communicator& comm) {
+             layer::ulysses policy(layer::reference_attention{}, comm,
+                                   layer::plan_ulysses(shape, {{2, 3 + comm.rank()}, 0, 0, {}}, 2));
+         })) {
+        CHECK_THAT(text, ContainsSubstring("the Ulysses plan"));
+    }
+    for (const std::string& text : messages([&](thread_communicator& comm) {
+             layer::ring policy(layer::reference_attention{}, comm,
+                                layer::plan_ring(shape, {{3, 3}, 0, 0, {}}, 2));
+             static_cast<void>(attend_on_rank(policy, c, comm.rank(), false));
+         })) {
+        CHECK_THAT(text, ContainsSubstring("plan for what is passed"));
+    }
+    for (const bool in_ring : {false, true}) {
+        for (const std::string& text : messages([&](thread_communicator& comm) {
+                 const auto failing = [&](auto q, auto k, auto v, auto out, auto lse, auto stream) {
+                     if (comm.rank() == 1) throw std::runtime_error("no memory left");
+                     layer::reference_attention{}(q, k, v, out, lse, stream);
+                 };
+                 for (int layers = 0; layers < 3; ++layers) {
+                     if (in_ring) {
+                         layer::ring policy(failing, comm, layer::plan_ring(shape, c.sequence, 2));
+                         static_cast<void>(attend_on_rank(policy, c, comm.rank(), false));
+                     } else {
+                         layer::ulysses policy(failing, comm,
+                                               layer::plan_ulysses(shape, c.sequence, 2));
+                         static_cast<void>(attend_on_rank(policy, c, comm.rank(), false));
+                     }
+                 }
+             })) {
+            CHECK_THAT(text, ContainsSubstring("no memory left"));
+        }
+    }
+}
