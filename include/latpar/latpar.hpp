@@ -33,6 +33,7 @@
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/kernel/reference.hpp>
 #include <latpar/layer/attention.hpp>
+#include <latpar/layer/forward_plan.hpp>
 #include <latpar/layer/reference_attention.hpp>
 #include <latpar/layer/ring.hpp>
 #include <latpar/layer/ring_plan.hpp>
@@ -66,5 +67,6 @@
 #include <latpar/step/guided.hpp>
 #include <latpar/step/latent_parallel.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>
+#include <latpar/step/lockstep.hpp>
 #include <latpar/step/partition.hpp>
 #include <latpar/version.hpp>

@@ -13,19 +13,24 @@ using detail::require;
 
 namespace {
 
-constexpr std::array<std::string_view, 3> axes{"step", "guidance", "latent"};
+constexpr std::array<std::string_view, 5> axes{"step", "guidance", "latent", "ring", "ulysses"};
 
 /// Where a rank sits.
 struct place {
     int step = 0;
     int guidance = 0;
     int latent = 0;
+    int layer = 0;  ///< along ring and ulysses, as forward_plan counts
+
+    [[nodiscard]] bool is_first() const { return step == 0 && guidance == 0 && layer == 0; }
 };
 
 place place_of(const composition_plan& plan, int rank) {
     if (plan.ranks == 1) return {};
     return {plan.shape.coordinate(rank, "step"), plan.shape.coordinate(rank, "guidance"),
-            plan.shape.coordinate(rank, "latent")};
+            plan.shape.coordinate(rank, "latent"),
+            plan.shape.coordinate(rank, "ring") * plan.shape.degree("ulysses") +
+                plan.shape.coordinate(rank, "ulysses")};
 }
 
 /// The steps at which the ranks of a place along the step axis call their model.
@@ -40,13 +45,34 @@ index_t calls_at(const guidance_parallel_plan& plan, index_t step, int rank) {
     return static_cast<index_t>(plan.step_at(step).calls[static_cast<std::size_t>(rank)].size());
 }
 
-void check_axes(const mesh_shape& shape) {
+bool in_layers(const mesh_shape& shape) {
+    return shape.degree("ring") * shape.degree("ulysses") > 1;
+}
+
+void check_axes(const mesh_shape& shape, const composition_options& options) {
     for (const mesh_axis& axis : shape.axes()) {
         require(axis.degree == 1 || std::find(axes.begin(), axes.end(), axis.name) != axes.end(),
                 "the mesh axis ", axis.name,
-                " has no policy in this nest; use step, guidance and "
-                "latent");
+                " has no policy in this nest; use step, guidance, latent, ring and ulysses");
     }
+    require(options.transformer || !in_layers(shape), "the mesh ", shape,
+            " spreads the model's attention, which must then talk in its layers: describe the "
+            "transformer (composition_options::transformer), or leave ring and ulysses out");
+}
+
+/// The calls of the model on each part of each cut.
+std::vector<std::vector<layer::forward_plan>> plan_layers(const composition_plan& plan) {
+    std::vector<std::vector<layer::forward_plan>> out;
+    if (plan.options.simulate || !in_layers(plan.shape)) return out;
+    for (const latent_cut& cut : plan.latent.cuts) {
+        auto& parts = out.emplace_back();
+        for (const latent_part& part : cut.parts) {
+            parts.push_back(layer::plan_forward(*plan.options.transformer, part.window.extent,
+                                                plan.shape.degree("ulysses"),
+                                                plan.shape.degree("ring")));
+        }
+    }
+    return out;
 }
 
 latent_parallel_plan plan_latent(const latent_problem& problem, const composition_options& options,
@@ -72,7 +98,7 @@ double mebibytes(index_t bytes) {
 
 composition_plan plan_composition(const latent_problem& problem, const mesh_shape& shape,
                                   composition_options options) {
-    check_axes(shape);
+    check_axes(shape, options);
     const int steps = shape.degree("step");
     const int branches = shape.degree("guidance");
     composition_plan plan{problem,
@@ -80,6 +106,7 @@ composition_plan plan_composition(const latent_problem& problem, const mesh_shap
                           shape,
                           options.simulate ? 1 : shape.size(),
                           plan_latent(problem, options, shape.degree("latent"), steps > 1),
+                          {},
                           {},
                           {}};
     for (int rank = 0; rank < plan.latent.ranks; ++rank) {
@@ -99,6 +126,7 @@ composition_plan plan_composition(const latent_problem& problem, const mesh_shap
         step.held = plan.latent.held(0, rank);
         plan.step.push_back(loop::plan_para_step(problem, step, options.simulate ? 1 : steps));
     }
+    plan.forward = plan_layers(plan);
     return plan;
 }
 
@@ -160,7 +188,8 @@ index_t composition_plan::model_calls() const {
 }
 
 double composition_plan::speed_up_ceiling() const {
-    return static_cast<double>(serial_evaluations()) /
+    return static_cast<double>(serial_evaluations() * shape.degree("ring") *
+                               shape.degree("ulysses")) /
            (static_cast<double>(critical_path_evaluations()) * latent.critical_fraction());
 }
 
@@ -174,15 +203,25 @@ index_t composition_plan::bytes_sent_by(int rank, std::string_view axis) const {
         }
         return out;
     }
+    if (axis == "ring" || axis == "ulysses") {
+        if (forward.empty()) return 0;
+        for (const index_t i : steps_of(*this, at.step)) {
+            const std::size_t cut = latent.step_at(i).cut;
+            const auto part = static_cast<std::size_t>(at.latent);
+            if (latent.cuts[cut].parts[part].window.empty()) continue;
+            out += calls_at(guidance_of(rank), i, at.guidance) * problem.batch *
+                   forward[cut][part].bytes_sent_by(at.layer, axis);
+        }
+        return out;
+    }
     require(axis == "latent", "the axis ", axis,
-            " has no policy in this nest; use step, guidance "
-            "or latent");
+            " has no policy in this nest; use step, guidance, latent, ring or ulysses");
     for (const index_t i : steps_of(*this, at.step)) {
         out +=
             calls_at(guidance_of(rank), i, at.guidance) * latent.call_bytes_sent_by(at.latent, i);
         out += latent.relayout_bytes_sent_by(at.latent, i);
     }
-    if (options.result_everywhere || (at.step == 0 && at.guidance == 0)) {
+    if (options.result_everywhere || at.is_first()) {
         out += latent.collection_bytes_sent_by(at.latent);
     }
     return out;
@@ -233,13 +272,13 @@ std::string to_table(const composition_plan& plan) {
     }
     out << "  all       " << std::setw(6) << plan.ranks << "  " << std::setw(13) << plan.bytes()
         << "  " << std::setw(12) << mebibytes(plan.bytes())
-        << "\n\n  rank  step  guidance  latent  model calls  sent MiB  workspace MiB\n";
+        << "\n\n  rank  step  guidance  latent  layers  model calls  sent MiB  workspace MiB\n";
     for (int rank = 0; rank < plan.ranks; ++rank) {
         const place at = place_of(plan, rank);
         out << "  " << std::setw(4) << rank << "  " << std::setw(4) << at.step << "  "
             << std::setw(8) << at.guidance << "  " << std::setw(6) << at.latent << "  "
-            << std::setw(11) << plan.model_calls_by(rank) << "  " << std::setw(8)
-            << mebibytes(plan.bytes_sent_by(rank)) << "  " << std::setw(13)
+            << std::setw(6) << at.layer << "  " << std::setw(11) << plan.model_calls_by(rank)
+            << "  " << std::setw(8) << mebibytes(plan.bytes_sent_by(rank)) << "  " << std::setw(13)
             << mebibytes(plan.workspace_bytes(rank)) << '\n';
     }
     out << "\nguided predictions  " << plan.critical_path_calls() << " on the critical path, "

@@ -222,8 +222,8 @@ TEST_CASE("what guidance cannot do is refused with value and remedy") {
     refused({rule}, 0, "0 ranks");
     refused({guidance_rule::classifier_free({1.0, 2.0})}, 2, "weights for 2 steps");
     refused({rule, dtype::i64}, 2, "use f32, bf16 or f16");
-    refused({rule, dtype::f32, true, {box_of({9, 9, 9})}}, 2, "does not lie within");
-    refused({rule, dtype::f32, true, {box{}, box{}}}, 2, "2 predicted boxes for 4 steps");
+    refused({rule, dtype::f32, 0, true, {box_of({9, 9, 9})}}, 2, "does not lie within");
+    refused({rule, dtype::f32, 0, true, {box{}, box{}}}, 2, "2 predicted boxes for 4 steps");
 }
 
 TEST_CASE("rules that differ, and loops that were not planned, are refused on every rank") {

@@ -2,6 +2,8 @@
 // Attention on one rank, and what the transformer asks of any other.
 #pragma once
 
+#include <latpar/layer/attention.hpp>
+
 #include <wan/executor.hpp>
 
 #include <memory>
@@ -9,27 +11,19 @@
 
 namespace wan {
 
-/// Queries, keys or values of one sample: [tokens, heads, head_dim], float32.
-using heads_view = latpar::basic_view<std::byte, 3>;
-using const_heads_view = latpar::basic_view<const std::byte, 3>;
-/// The log of the sum of exponentials of the scaled scores, by which partial results merge:
-/// [tokens, heads], float32.
-using lse_view = latpar::basic_view<std::byte, 2>;
+using latpar::layer::const_heads_view;
+using latpar::layer::heads_view;
+using latpar::layer::lse_view;
 
-/// A callable `attend(q, k, v, out, lse, stream)`: out = softmax(q k^T / sqrt(head_dim)) v.
-///
-/// Keys and values may be more or fewer than queries. `lse` is written if its pointer is not null;
-/// the transformer does not ask for it. An attention over tokens that several ranks share has two
-/// more members:
+/// What the transformer asks of its self-attention: a latpar::layer::attention, which it does not
+/// ask for the lse. One over tokens that several ranks share has further members:
+/// - `begin(tokens)`: the calls that follow are for windows of so many tokens in all.
 /// - `token_range(tokens) -> pair(begin, end)`: the part of a window's tokens that this rank
 ///   computes; without it all. The transformer hands over q, k and v of that part.
 /// - `gather(rows, stream)`: rows [tokens, columns] float32 of the whole window, of which this rank
 ///   has filled its range, are completed with those of the others.
 template <class A>
-concept attention = requires(A& attend, const_heads_view q, const_heads_view k, const_heads_view v,
-                             heads_view out, lse_view lse, latpar::stream_ref stream) {
-    attend(q, k, v, out, lse, stream);
-};
+concept attention = latpar::layer::attention<A>;
 
 /// Attention over the tokens of this rank, parallel over heads and blocks of queries.
 ///

@@ -114,6 +114,10 @@ public:
         }
     }
 
+    /// Ends the waiting of the ranks that share the tokens.
+    void abort(std::string_view reason) requires requires(Attention& a) { a.abort(reason); }
+    { attend_.abort(reason); }
+
     void head(context& ctx, std::span<const latpar::hidden_view> hidden,
               latpar::latent_view prediction, latpar::stream_ref stream) {
         for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
@@ -124,6 +128,7 @@ public:
 private:
     void run_layer(index_t layer, context& ctx, index_t sample, float* hidden, feature_cache* cache,
                    latpar::stream_ref stream) {
+        begin_attention(ctx);
         const auto views = trunk_.before_attention(layer, ctx, sample, hidden, cache);
         attend_(views.q, views.k, views.v, views.out, lse_view{}, stream);
         trunk_.after_attention(layer, ctx, sample, hidden);
@@ -133,9 +138,15 @@ private:
                   latpar::latent_view prediction, latpar::stream_ref stream) {
         const auto patches = trunk_.head(ctx, sample, hidden);
         if constexpr (requires { attend_.gather(patches, stream); }) {
+            begin_attention(ctx);
             attend_.gather(patches, stream);
         }
         trunk_.unpatchify(ctx, sample, prediction);
+    }
+
+    void begin_attention(const context& ctx) {
+        const index_t tokens = latpar::volume_of(ctx.grid);
+        if constexpr (requires { attend_.begin(tokens); }) attend_.begin(tokens);
     }
 
     [[nodiscard]] float* rows_of(const context& ctx, std::span<const latpar::hidden_view> hidden,

@@ -8,6 +8,7 @@
 #include <latpar/loop/serial.hpp>
 #include <latpar/step/guidance_parallel.hpp>
 #include <latpar/step/latent_parallel.hpp>
+#include <latpar/step/lockstep.hpp>
 
 #include <utility>
 #include <variant>
@@ -18,7 +19,8 @@ namespace latpar::inline v0 {
 /// `step`, serial around the rest.
 ///
 /// Saves writing the nest out; what it holds are the policies themselves. The model is called with
-/// one branch of guidance at a time.
+/// one branch of guidance at a time. Where the mesh has axes `ulysses` or `ring`, the model's
+/// attention talks along them itself, and `lockstep` around the nest keeps its ranks together.
 ///
 /// Ranks: all ranks of the mesh construct it and make every call.
 /// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
@@ -26,18 +28,23 @@ namespace latpar::inline v0 {
 template <denoiser Model, communicator Comm, scheduler Schedule, kernel_set Kernels = kernel::host>
 class composition {
 public:
-    using step_policy = guidance_parallel<latent_parallel<Model, Comm, Kernels>, Comm, Kernels>;
+    using branch_policy = guidance_parallel<latent_parallel<Model, Comm, Kernels>, Comm, Kernels>;
+    using step_policy = lockstep<branch_policy, Comm, Kernels>;
 
     composition(Model model, mesh<Comm>& ranks, Schedule schedule, const composition_plan& plan,
                 Kernels kernels = {}, memory_source source = {})
-        : policy_(latent_parallel<Model, Comm, Kernels>(std::move(model), ranks.axis("latent"),
+        : policy_(
+              branch_policy(
+                  latent_parallel<Model, Comm, Kernels>(std::move(model), ranks.axis("latent"),
                                                         plan.latent, kernels, source),
                   ranks.axis("guidance"), plan.guidance_of(place(ranks, plan)), kernels, source),
+              {&ranks.axis("ring"), &ranks.axis("ulysses")}, plan.problem.extents,
+              plan.options.result_everywhere, kernels),
           loop_(make_loop(ranks, std::move(schedule), plan, kernels, source)) {}
     composition(const composition&) = delete;  // the loop points to the policy beside it
     composition& operator=(const composition&) = delete;
 
-    [[nodiscard]] Model& model() noexcept { return policy_.model().model(); }
+    [[nodiscard]] Model& model() noexcept { return policy_.model().model().model(); }
     [[nodiscard]] step_policy& policy() noexcept { return policy_; }
 
     /// Begins with noise, or with a whole latent. See `loop::serial`.

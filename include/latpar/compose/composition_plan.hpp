@@ -3,10 +3,12 @@
 #pragma once
 
 #include <latpar/comm/mesh_shape.hpp>
+#include <latpar/layer/forward_plan.hpp>
 #include <latpar/loop/para_step_plan.hpp>
 #include <latpar/step/guidance_parallel_plan.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +22,9 @@ struct composition_options {
     loop::para_step_options step{};
     guidance_parallel_options guidance{};
     latent_parallel_options latent{};
+    /// The model, where its attention is spread on axes `ulysses` and `ring` (`layer::usp`): what its
+    /// calls send is then planned along.
+    std::optional<layer::transformer_shape> transformer{};
     /// Whether every rank, or rank 0 alone, has the latent at the end.
     bool result_everywhere = true;
     /// Plan for one rank that simulates the whole mesh, with the same numbers.
@@ -38,6 +43,9 @@ struct composition_plan {
     std::vector<guidance_parallel_plan> guidance;
     /// The same; without an axis `step` nothing is planned here, and `loop::serial` runs the steps.
     std::vector<loop::para_step_plan> step;
+    /// A call of the model for one sample at each kind of cut, by the place along the latent axis:
+    /// forward[cut][place]. Without axes `ulysses` and `ring` nothing is planned here.
+    std::vector<std::vector<layer::forward_plan>> forward;
 
     [[nodiscard]] bool in_rounds() const noexcept { return !step.empty(); }
     [[nodiscard]] const guidance_parallel_plan& guidance_of(int rank) const;
@@ -57,19 +65,20 @@ struct composition_plan {
     /// model's time in proportion to the positions that it is given.
     [[nodiscard]] double speed_up_ceiling() const;
 
-    /// Payload bytes along an axis ("step", "guidance" or "latent"), or along all.
+    /// Payload bytes along an axis ("step", "guidance", "latent", "ring" or "ulysses"), or along all.
     [[nodiscard]] index_t bytes(std::string_view axis) const;
     [[nodiscard]] index_t bytes() const;
     [[nodiscard]] index_t bytes_sent_by(int rank, std::string_view axis) const;
     [[nodiscard]] index_t bytes_sent_by(int rank) const;
-    /// What the policies and the loop take on a rank (without the noise of schedulers that draw
-    /// some).
+    /// What the policies and the loop take on a rank, without the noise of schedulers that draw some,
+    /// and without the model and what is in its layers.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
 };
 
 /// Plans the nest for the ranks of a mesh.
 ///
-/// Errors: usage_error, naming value and remedy, for an axis that has no policy here, more ranks
+/// Errors: usage_error, naming value and remedy, for an axis that has no policy here, axes `ulysses`
+/// or `ring` for a model whose transformer was not described, more ranks
 /// along `guidance` than branches, the layout `sharded` together with an axis `step`, and what the
 /// policies' own plans refuse.
 [[nodiscard]] composition_plan plan_composition(const latent_problem& problem,

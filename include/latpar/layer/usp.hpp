@@ -2,6 +2,7 @@
 // Ulysses and ring attention together, on a mesh of both.
 #pragma once
 
+#include <latpar/comm/collectives.hpp>
 #include <latpar/kernel/host.hpp>
 #include <latpar/layer/detail/head_groups.hpp>
 #include <latpar/layer/detail/ring_passing.hpp>
@@ -10,6 +11,7 @@
 
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace latpar::inline v0::layer {
 
@@ -37,13 +39,16 @@ public:
     [[nodiscard]] Attend& attend() noexcept { return exchange_.inner().inner().attend(); }
 
     /// Goes on with another plan, for other tokens; memory grows if it must. All ranks call it.
-    void use(usp_plan plan) {
+    /// `is_agreed`: with a plan that they have used before.
+    void use(usp_plan plan, bool is_agreed = false) {
         guarded(*this, [&] {
             Comm& near = exchange_.comm();
             Comm& far = exchange_.inner().comm();
-            const std::string text = plan.fingerprint();
-            agree_on(near, "the USP plan", text);
-            agree_on(far, "the USP plan", text);
+            if (!is_agreed) {
+                const std::string text = plan.fingerprint();
+                agree_on(near, "the USP plan", text);
+                agree_on(far, "the USP plan", text);
+            }
             latpar::detail::require(
                 plan.ulysses_ranks == near.size() && plan.ring_ranks == far.size(),
                 "USP was planned for ulysses=", plan.ulysses_ranks, ",ring=", plan.ring_ranks,
@@ -68,6 +73,42 @@ public:
         });
     }
 
+    /// Completes rows [tokens of all ranks, columns], of which each rank has filled those of its own
+    /// tokens; joint tokens are not among them. Dense; float32 or any type that travels.
+    void gather(basic_view<std::byte, 2> rows, stream_ref stream = {}) {
+        guarded(*this, [&] {
+            Comm& near = exchange_.comm();
+            Comm& far = exchange_.inner().comm();
+            const index_t columns = rows.extents[1];
+            index_t all = 0;
+            std::vector<index_t> far_counts;
+            for (const ulysses_plan& row : plan_.rows) {
+                index_t tokens = 0;
+                for (const index_t n : row.sequence.tokens) tokens += n;
+                far_counts.push_back(tokens * columns);
+                all += tokens;
+            }
+            latpar::detail::require(rows.extents[0] == all && rows.is_contiguous(), "rows of ",
+                                    rows.extents[0], " tokens were to be gathered, the plan has ",
+                                    all, "; pass a dense row for each token of all ranks");
+            const elements whole = elements_of(rows);
+            index_t begin = 0;
+            for (int r = 0; r < far.rank(); ++r) begin += far_counts[static_cast<std::size_t>(r)];
+            const elements row =
+                whole.part(begin, far_counts[static_cast<std::size_t>(far.rank())]);
+            std::vector<index_t> near_counts =
+                plan_.rows[static_cast<std::size_t>(far.rank())].sequence.tokens;
+            index_t own = 0;
+            for (std::size_t r = 0; r < near_counts.size(); ++r) {
+                near_counts[r] *= columns;
+                if (static_cast<int>(r) < near.rank()) own += near_counts[r];
+            }
+            all_gather_v(near, row.part(own, near_counts[static_cast<std::size_t>(near.rank())]),
+                         row, near_counts, stream);
+            all_gather_v(far, row, whole, far_counts, stream);
+        });
+    }
+
     void abort(std::string_view reason) {
         exchange_.comm().abort(reason);
         exchange_.inner().comm().abort(reason);
@@ -75,6 +116,10 @@ public:
 
 private:
     using passing = detail::ring_passing<detail::head_groups<Attend>, Comm, Kernels>;
+
+    static elements elements_of(const basic_view<std::byte, 2>& rows) {
+        return basic_view<std::byte, 1>{rows.data, {rows.elements()}, {1}, rows.type, rows.space};
+    }
 
     usp_plan plan_;
     detail::ulysses_exchange<passing, Comm, Kernels> exchange_;
