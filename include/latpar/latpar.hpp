@@ -26,6 +26,7 @@
 #include <latpar/core/view.hpp>
 #include <latpar/denoise/denoiser.hpp>
 #include <latpar/denoise/distributed_denoiser.hpp>
+#include <latpar/denoise/guidance_rule.hpp>
 #include <latpar/denoise/staged_denoiser.hpp>
 #include <latpar/denoise/step_info.hpp>
 #include <latpar/io/safetensors.hpp>
@@ -43,12 +44,15 @@
 #include <latpar/layer/usp_plan.hpp>
 #include <latpar/loop/batch_step.hpp>
 #include <latpar/loop/batch_step_plan.hpp>
+#include <latpar/loop/dual_paral.hpp>
+#include <latpar/loop/dual_paral_plan.hpp>
 #include <latpar/loop/para_step.hpp>
 #include <latpar/loop/para_step_plan.hpp>
 #include <latpar/loop/request.hpp>
 #include <latpar/loop/serial.hpp>
 #include <latpar/schedule/beta_schedule.hpp>
 #include <latpar/schedule/by_name.hpp>
+#include <latpar/schedule/coordinated_noise.hpp>
 #include <latpar/schedule/ddim.hpp>
 #include <latpar/schedule/dpmpp2m.hpp>
 #include <latpar/schedule/euler_flow.hpp>
@@ -63,7 +67,6 @@
 #include <latpar/schedule/unipc_flow.hpp>
 #include <latpar/step/guidance_parallel.hpp>
 #include <latpar/step/guidance_parallel_plan.hpp>
-#include <latpar/step/guidance_rule.hpp>
 #include <latpar/step/guided.hpp>
 #include <latpar/step/latent_parallel.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>

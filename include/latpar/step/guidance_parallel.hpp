@@ -5,7 +5,7 @@
 #include <latpar/comm/agreement.hpp>
 #include <latpar/denoise/detail/spread.hpp>
 #include <latpar/kernel/host.hpp>
-#include <latpar/step/detail/combine_branches.hpp>
+#include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/step/guidance_parallel_plan.hpp>
 
 #include <optional>

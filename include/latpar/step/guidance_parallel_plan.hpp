@@ -4,7 +4,7 @@
 
 #include <latpar/core/box.hpp>
 #include <latpar/schedule/latent_problem.hpp>
-#include <latpar/step/guidance_rule.hpp>
+#include <latpar/denoise/guidance_rule.hpp>
 
 #include <string>
 #include <vector>

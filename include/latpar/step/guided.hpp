@@ -5,7 +5,7 @@
 #include <latpar/core/memory.hpp>
 #include <latpar/denoise/denoiser.hpp>
 #include <latpar/kernel/host.hpp>
-#include <latpar/step/detail/combine_branches.hpp>
+#include <latpar/denoise/detail/combine_branches.hpp>
 
 #include <utility>
 #include <vector>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <latpar/core/error.hpp>
-#include <latpar/step/guidance_rule.hpp>
+#include <latpar/denoise/guidance_rule.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -4,7 +4,7 @@
 
 #include <latpar/denoise/denoiser.hpp>
 #include <latpar/kernel/kernel_set.hpp>
-#include <latpar/step/guidance_rule.hpp>
+#include <latpar/denoise/guidance_rule.hpp>
 
 #include <algorithm>
 #include <span>

@@ -1,0 +1,552 @@
+// SPDX-License-Identifier: Apache-2.0
+// DualParal: videos of any length through a pipeline of frame blocks and layers.
+#pragma once
+
+#include <latpar/comm/agreement.hpp>
+#include <latpar/denoise/detail/combine_branches.hpp>
+#include <latpar/denoise/staged_denoiser.hpp>
+#include <latpar/io/safetensors.hpp>
+#include <latpar/kernel/host.hpp>
+#include <latpar/loop/detail/latent_stepper.hpp>
+#include <latpar/loop/dual_paral_plan.hpp>
+#include <latpar/schedule/coordinated_noise.hpp>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace latpar::inline v0::loop {
+
+/// What DualParal asks of a staged model: its layers, and the hidden tensors of a window for all
+/// branches of guidance.
+template <staged_denoiser Model>
+[[nodiscard]] dual_paral_model describe_stages(const Model& model, const guidance_rule& rule,
+                                               const extents3& window) {
+    const auto branches = static_cast<index_t>(rule.branches().size());
+    return {static_cast<index_t>(model.layer_count()), branches, model.signature(branches, window)};
+}
+
+/// Samples a video block by block; each rank has some layers of the model, and blocks at different
+/// noise levels go through them one behind the other.
+///
+/// Rank 0 owns the latents and steps them; the last rank returns the guided prediction. A block sees
+/// C frames of the cleaner block before it, recomputed, and keys and values of C frames of the
+/// noisier one behind it from the feature cache. A block is fed only when its own previous step and
+/// that of its cleaner neighbour are in, so that the bits do not depend on the number of stages nor
+/// on timing. Blocks are handed out as soon as they are done; memory does not grow with the length.
+///
+/// Ranks: all ranks of the communicator construct it and make every call. Noise, sink and callback
+/// serve rank 0 alone.
+/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
+/// Errors: usage_error on every rank, before payload moves, if plans or schedules differ. An
+/// exception on one rank makes the others throw with its message.
+/// Source: DualParal (arXiv 2505.21070).
+template <staged_denoiser Model, communicator Comm, scheduler Schedule,
+          kernel_set Kernels = kernel::host>
+class dual_paral {
+public:
+    /// The model stays the caller's. A rank needs the weights of its own layers only,
+    /// `plan.stages[rank]`, and what `embed` (rank 0) and `head` (the last) need.
+    dual_paral(Model& model, Comm& comm, Schedule schedule, guidance_rule rule,
+               dual_paral_plan plan, Kernels kernels = {}, memory_source source = {})
+        : model_(&model),
+          forward_(comm.duplicate()),
+          back_(comm.duplicate()),
+          plan_(std::move(plan)),
+          rule_(std::move(rule)),
+          stepper_(std::move(schedule),
+                   {1, plan_.problem.channels, plan_.problem.extents[0], plan_.problem.extents[1],
+                    plan_.problem.extents[2]},
+                   std::move(kernels), plan_.problem.type, source) {
+        guarded_call([&] {
+            agree_on(
+                forward_, "the DualParal plan, schedule and guidance",
+                plan_.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
+            agree_no_error(forward_, complaint(source));
+            take_memory(source);
+        });
+    }
+
+    [[nodiscard]] const dual_paral_plan& plan() const noexcept { return plan_; }
+    /// Iterations that are done: every block that has begun has had a step in each since.
+    [[nodiscard]] index_t iteration() const noexcept { return iteration_; }
+    [[nodiscard]] bool done() const noexcept {
+        return plan_.iterations() >= 0 && iteration_ == plan_.iterations();
+    }
+
+    /// Forgets everything; the next run begins a new video. On rank 0.
+    void restart() noexcept { iteration_ = 0; }
+
+    /// Adds all that it takes to go on from here to a file: the blocks under way with their history,
+    /// and the last that is done, which the next sees. On rank 0, between runs.
+    ///
+    /// Memory: host.
+    void save(safetensors_writer& file) const {
+        latpar::detail::require(is_first(), "rank ", rank(),
+                                " has no latents to save; rank 0 has them");
+        file.set_metadata("dual_paral", plan_.video_fingerprint() + ' ' + stepper_.fingerprint() +
+                                            ' ' + rule_.fingerprint());
+        file.set_metadata("dual_paral.iteration", std::to_string(iteration_));
+        for (index_t block = first_kept(); block < next_block(); ++block) {
+            const latent_state& state = state_of(block);
+            file.add(name_of_block(block, "z"), state.z.view());
+            for (std::size_t k = 0; k < state.history.size(); ++k) {
+                file.add(name_of_block(block, std::to_string(k)), state.history[k].view());
+            }
+        }
+    }
+    /// Goes on from where another run was saved, on whatever number of stages. On rank 0.
+    ///
+    /// Errors: usage_error if that was another video: other extents, schedule, guidance or blocks;
+    /// io_error for a file that does not hold what it should.
+    void restore(const safetensors_file& file) {
+        latpar::detail::require(is_first(), "rank ", rank(),
+                                " has no latents to restore; rank 0 has them");
+        const auto at = file.metadata().find("dual_paral");
+        const auto when = file.metadata().find("dual_paral.iteration");
+        latpar::detail::require<io_error>(
+            at != file.metadata().end() && when != file.metadata().end(), file.path().string(),
+            " holds no DualParal video; save one with dual_paral::save");
+        latpar::detail::require(at->second == plan_.video_fingerprint() + ' ' +
+                                                  stepper_.fingerprint() + ' ' +
+                                                  rule_.fingerprint(),
+                                file.path().string(),
+                                " was saved by a run with another plan, schedule or guidance; "
+                                "restore it with the same (the number of stages may differ)");
+        iteration_ = std::stoll(when->second);
+        for (index_t block = first_kept(); block < next_block(); ++block) {
+            latent_state& state = state_of(block);
+            place(state, block);
+            load(file, name_of_block(block, "z"), state.z);
+            for (std::size_t k = 0; k < state.history.size(); ++k) {
+                load(file, name_of_block(block, std::to_string(k)), state.history[k]);
+            }
+        }
+    }
+
+    /// Runs until the end, or until `go_on(iteration)` returns false on rank 0; the iteration after
+    /// that one is still done, then all ranks return false. Call it again to go on.
+    ///
+    /// `noise(block, out, stream)` is the noise that a block begins with; `sink(latents, first)` gets
+    /// the frames of each block that is done, [1, C, frames, H, W], and the number of the first in
+    /// the video. `step_noise` serves schedulers that draw some.
+    template <block_noise Noise, class Sink, class GoOn, noise_source StepNoise>
+    bool run(const Noise& noise, Sink&& sink, GoOn&& go_on, const StepNoise& step_noise,
+             stream_ref stream = {}) {
+        return guarded_call([&] {
+            // Rank 0 has the latents, and so the say in where the video stands.
+            iteration_ =
+                std::stoll(forward_.control_all_gather(std::to_string(iteration_)).front());
+            if (is_first()) {
+                return feed(noise, sink, go_on, step_noise, stream);
+            }
+            return serve(stream);
+        });
+    }
+    template <block_noise Noise, class Sink, class GoOn>
+    bool run(const Noise& noise, Sink&& sink, GoOn&& go_on, stream_ref stream = {}) {
+        return run(noise, sink, go_on, latpar::detail::no_noise{}, stream);
+    }
+    template <block_noise Noise, class Sink>
+    void run(const Noise& noise, Sink&& sink, stream_ref stream = {}) {
+        run(
+            noise, sink, [](index_t) { return true; }, latpar::detail::no_noise{}, stream);
+    }
+
+private:
+    using exchange_type =
+        decltype(std::declval<Comm&>().start_exchange({}, {}, std::declval<stream_ref>()));
+
+    /// Hidden tensors of one task, and the exchange that is using them.
+    struct slot {
+        buffer storage;
+        std::vector<hidden_view> hidden;
+        std::uint8_t go_on = 0;
+        std::optional<exchange_type> coming;
+        std::optional<exchange_type> going;
+    };
+    /// A prediction on its way back.
+    struct arrival {
+        latent_block data;
+        std::optional<exchange_type> exchange;
+    };
+
+    [[nodiscard]] int rank() const noexcept { return forward_.rank(); }
+    [[nodiscard]] bool is_first() const noexcept { return rank() == 0; }
+    [[nodiscard]] bool is_last() const noexcept { return rank() + 1 == plan_.ranks; }
+    [[nodiscard]] index_t channels() const noexcept { return plan_.problem.channels; }
+
+    template <class F>
+    decltype(auto) guarded_call(F&& f) {
+        return guarded(back_, [&] { return guarded(forward_, f); });
+    }
+
+    [[nodiscard]] std::optional<std::string> complaint(const memory_source& source) const {
+        using latpar::detail::concat;
+        if (plan_.ranks != forward_.size()) {
+            return concat("DualParal was planned for ", plan_.ranks,
+                          " stages, the communicator has ", forward_.size(),
+                          " ranks; plan for its size");
+        }
+        latent_problem problem = stepper_.problem();
+        if (problem != plan_.problem) {
+            return concat("DualParal was planned for ", plan_.problem.steps,
+                          " steps or a history other than those of the schedule ",
+                          stepper_.schedule().name(), " with ", stepper_.schedule().steps(),
+                          " steps; plan with latent_problem::of the window's extents and schedule");
+        }
+        if (describe_stages(*model_, rule_, plan_.problem.extents) != plan_.model) {
+            return concat("DualParal was planned for a model of ", plan_.model.layers,
+                          " layers and ", plan_.model.branches,
+                          " branches, or for other hidden tensors, than this one has; plan with "
+                          "describe_stages");
+        }
+        if (const auto text = rule_.complaint_about(plan_.problem.steps)) return text;
+        if (!Schedule::elementwise) {
+            return "this scheduler is not elementwise: blocks of frames cannot be stepped apart";
+        }
+        if (source.space != stepper_.kernels().space() || !forward_.reaches(source.space)) {
+            return concat("the memory is ", name_of(source.space),
+                          " memory, which the kernels or the communicator do not reach");
+        }
+        return std::nullopt;
+    }
+
+    void take_memory(memory_source source) {
+        const index_t area = plan_.problem.extents[1] * plan_.problem.extents[2];
+        const index_t frames = plan_.window_latents();
+        const auto block = [&](index_t batch, dtype type) {
+            return latent_block(batch * channels() * frames * area * size_of(type), type, source);
+        };
+        for (slot& s : slots_) {
+            s.storage = buffer(plan_.hidden_bytes(), source);
+            std::byte* next = s.storage.data();
+            for (const hidden_signature& h : plan_.model.hidden) {
+                hidden_view view{next, h.extents, dense_strides(h.extents), h.type, source.space};
+                next += view.bytes();
+                s.hidden.push_back(view);
+            }
+        }
+        if (is_first()) {
+            const index_t most = plan_.steps() + 1;
+            const index_t held =
+                plan_.blocks() < 0 ? most : std::min<index_t>(most, plan_.blocks());
+            for (index_t k = 0; k < held; ++k) {
+                latent_state& state = queue_.emplace_back();
+                state.z = block(1, plan_.problem.type);
+                for (index_t h = 0; h < plan_.problem.history_size(); ++h) {
+                    state.history.push_back(block(1, plan_.problem.type));
+                }
+            }
+            window_ = block(plan_.model.branches, plan_.problem.type);
+            for (index_t k = 0; k < plan_.depth(); ++k) {
+                arrivals_.push_back({block(1, plan_.options.wire_prediction), {}});
+            }
+            stepper_.take_noise(frames * area);
+        }
+        if (is_last()) {
+            predictions_ = block(plan_.model.branches, plan_.problem.type);
+            sum_ = block(1, plan_.problem.type);
+            for (std::size_t k = 0; plan_.ranks > 1 && k < 2; ++k) {
+                returning_.push_back({block(1, plan_.options.wire_prediction), {}});
+            }
+        }
+    }
+
+    // ---- what every stage does ----
+
+    [[nodiscard]] index_t front_of(const dual_paral_task& task) const noexcept {
+        return task.has_front ? plan_.options.cat_latents : 0;
+    }
+    [[nodiscard]] box window_of(const dual_paral_task& task) const {
+        const index_t front = front_of(task);
+        return {{plan_.first_latent_of(task.block) - front, 0, 0},
+                {front + task.own_latents, plan_.problem.extents[1], plan_.problem.extents[2]}};
+    }
+    /// Where a block's own frames lie in the video.
+    [[nodiscard]] box own_of(const dual_paral_task& task) const {
+        return {{plan_.first_latent_of(task.block), 0, 0},
+                {task.own_latents, plan_.problem.extents[1], plan_.problem.extents[2]}};
+    }
+
+    [[nodiscard]] step_info info_of(const dual_paral_task& task) {
+        samples_.clear();
+        for (const guidance_branch branch : rule_.branches()) {
+            sample_info sample = stepper_.sample_at(task.step);
+            sample.branch = branch;
+            samples_.push_back(sample);
+        }
+        const box window = window_of(task);
+        extents3 global = window.extent;
+        global[0] += window.origin[0];
+        return {samples_, window, global, {}};
+    }
+
+    /// This stage's layers of a task.
+    void run_layers(const dual_paral_task& task, typename Model::context& context, slot& at,
+                    stream_ref stream) {
+        const layer_range& own = plan_.stages[static_cast<std::size_t>(rank())];
+        const bool caches = plan_.options.cat_latents > 0;
+        if (caches) {
+            if (task.is_tail) cache_.clear();
+            cache_.keep(front_of(task), plan_.options.cat_latents);
+        }
+        model_->layers(own.first, own.last, context, at.hidden, caches ? &cache_ : nullptr, stream);
+    }
+
+    /// The guided prediction of a block's own frames, in `to`.
+    void run_head(const dual_paral_task& task, typename Model::context& context, slot& at,
+                  latent_view to, stream_ref stream) {
+        const box window = window_of(task);
+        predictions_.place(plan_.model.branches, channels(), window);
+        model_->head(context, at.hidden, predictions_.view(), stream);
+        sum_.place(1, channels(), window);
+        branch_views_.clear();
+        for (index_t k = 0; k < plan_.model.branches; ++k) {
+            branch_views_.push_back(
+                latpar::detail::sample_of(const_latent_view(predictions_.view()), k));
+        }
+        const sample_info sample = stepper_.sample_at(task.step);
+        latpar::detail::combine_branches(stepper_.kernels(), rule_, std::span(&sample, 1),
+                                         branch_views_, sum_.view(), stream);
+        const latent_view own = sum_.view(own_of(task));
+        if (plan_.options.wire_prediction != plan_.problem.type) {
+            stepper_.kernels().round(own, plan_.options.wire_prediction, stream);
+        }
+        stepper_.kernels().copy(own, to, stream);
+    }
+
+    static void finish(std::optional<exchange_type>& exchange) {
+        if (!exchange) return;
+        exchange->wait();
+        exchange.reset();
+    }
+
+    [[nodiscard]] slot& slot_of(index_t number) noexcept {
+        return slots_[static_cast<std::size_t>(number % 2)];
+    }
+
+    /// Hidden tensors to the next stage; with the first of an iteration, whether another follows.
+    void send_on(const dual_paral_task& task, slot& at, stream_ref stream) {
+        sends_.clear();
+        if (task.is_tail) sends_.push_back({&at.go_on, 1, dtype::u8, rank() + 1});
+        for (const hidden_view& h : at.hidden) {
+            sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space});
+        }
+        at.going.emplace(forward_.start_exchange(sends_, {}, stream));
+    }
+    void expect(const dual_paral_task& task, slot& at, stream_ref stream) {
+        finish(at.going);  // what was sent from here before
+        recvs_.clear();
+        if (task.is_tail) recvs_.push_back({&at.go_on, 1, dtype::u8, rank() - 1});
+        for (const hidden_view& h : at.hidden) {
+            recvs_.push_back({h.data, h.elements(), h.type, rank() - 1, h.space});
+        }
+        at.coming.emplace(forward_.start_exchange({}, recvs_, stream));
+    }
+
+    // ---- ranks behind the first ----
+
+    bool serve(stream_ref stream) {
+        if (done()) return true;
+        bool follows = true;  // whether another iteration comes after this one
+        index_t number = plan_.tasks_before(iteration_);
+        std::vector<dual_paral_task> tasks = plan_.tasks_of(iteration_);
+        expect(tasks.front(), slot_of(number), stream);
+        while (follows) {
+            std::vector<dual_paral_task> next;
+            for (std::size_t k = 0; k < tasks.size(); ++k, ++number) {
+                const dual_paral_task& task = tasks[k];
+                slot& at = slot_of(number);
+                finish(at.coming);
+                if (task.is_tail) follows = at.go_on != 0;
+                if (k + 1 == tasks.size() && follows) next = plan_.tasks_of(iteration_ + 1);
+                // The next task comes in while this one is worked on.
+                if (k + 1 < tasks.size()) {
+                    expect(tasks[k + 1], slot_of(number + 1), stream);
+                } else if (follows) {
+                    expect(next.front(), slot_of(number + 1), stream);
+                }
+                typename Model::context context = model_->prepare(info_of(task), stream);
+                run_layers(task, context, at, stream);
+                if (!is_last()) {
+                    send_on(task, at, stream);
+                } else {
+                    send_back(task, context, at, number, stream);
+                }
+            }
+            ++iteration_;
+            tasks = std::move(next);
+        }
+        for (slot& s : slots_) finish(s.going);
+        for (arrival& r : returning_) finish(r.exchange);
+        return done();
+    }
+
+    void send_back(const dual_paral_task& task, typename Model::context& context, slot& at,
+                   index_t number, stream_ref stream) {
+        arrival& out = returning_[static_cast<std::size_t>(number % 2)];
+        finish(out.exchange);
+        out.data.place(1, channels(), own_of(task));
+        run_head(task, context, at, out.data.view(), stream);
+        const latent_view v = out.data.view();
+        sends_.assign(1, {v.data, v.elements(), v.type, 0, v.space});
+        out.exchange.emplace(back_.start_exchange(sends_, {}, stream));
+    }
+
+    // ---- the first rank ----
+
+    [[nodiscard]] latent_state& state_of(index_t block) noexcept {
+        return queue_[static_cast<std::size_t>(block) % queue_.size()];
+    }
+    [[nodiscard]] const latent_state& state_of(index_t block) const noexcept {
+        return queue_[static_cast<std::size_t>(block) % queue_.size()];
+    }
+    /// The blocks that an iteration to come may read: [first_kept, next_block).
+    [[nodiscard]] index_t first_kept() const noexcept {
+        return std::max<index_t>(0, plan_.first_block_of(iteration_) - 1);
+    }
+    [[nodiscard]] index_t next_block() const noexcept {
+        return plan_.blocks() < 0 ? iteration_ : std::min(iteration_, plan_.blocks());
+    }
+    static std::string name_of_block(index_t block, const std::string& tensor) {
+        return latpar::detail::concat("block.", block, tensor == "z" ? ".z" : ".history.",
+                                      tensor == "z" ? "" : tensor);
+    }
+    void place(latent_state& state, index_t block) const {
+        const box own{
+            {plan_.first_latent_of(block), 0, 0},
+            {plan_.latents_of(block), plan_.problem.extents[1], plan_.problem.extents[2]}};
+        state.z.place(1, channels(), own);
+        for (latent_block& h : state.history) h.place(1, channels(), own);
+    }
+    static void load(const safetensors_file& file, const std::string& name, latent_block& to) {
+        const safetensors_entry& from = file.at(name);
+        const latent_view view = to.view();
+        latpar::detail::require<io_error>(
+            from.type() == view.type && std::equal(from.shape.begin(), from.shape.end(),
+                                                   view.extents.begin(), view.extents.end()),
+            file.path().string(), ": '", name, "' is not the ", box_of(spatial_extents(view)),
+            " of ", latpar::name_of(view.type), " that the block needs");
+        std::copy(from.data.begin(), from.data.end(), view.data);
+    }
+
+    template <class Noise, class Sink, class GoOn, class StepNoise>
+    bool feed(const Noise& noise, Sink& sink, GoOn& go_on, const StepNoise& step_noise,
+              stream_ref stream) {
+        index_t number = plan_.tasks_before(iteration_);
+        pending_.clear();
+        returned_ = number;
+        bool stop = false;
+        bool follows = !done();
+        const auto take_until = [&](index_t count) {
+            while (returned_ < count) take_back(sink, step_noise, stream);
+        };
+        while (follows) {
+            follows = !stop && iteration_ + 1 != plan_.iterations();
+            for (const dual_paral_task& task : plan_.tasks_of(iteration_)) {
+                take_until(std::max(plan_.needs(task) + 1, number + 1 - plan_.depth()));
+                if (task.step == 0) begin_block(task, noise, stream);
+                feed_task(task, number++, follows, stream);
+            }
+            stop = stop || !go_on(iteration_);
+            ++iteration_;
+        }
+        take_until(number);
+        for (slot& s : slots_) finish(s.going);
+        return done();
+    }
+
+    template <class Noise>
+    void begin_block(const dual_paral_task& task, const Noise& noise, stream_ref stream) {
+        latent_state& state = state_of(task.block);
+        const box own = own_of(task);
+        place(state, task.block);
+        if (plan_.problem.type == dtype::f32) {
+            noise(task.block, state.z.view(), stream);
+            return;
+        }
+        latent wide({1, channels(), own.extent[0], own.extent[1], own.extent[2]});
+        noise(task.block, wide.view(), stream);
+        stepper_.kernels().copy(std::as_const(wide).view(), state.z.view(), stream);
+    }
+
+    void feed_task(const dual_paral_task& task, index_t number, bool follows, stream_ref stream) {
+        const box window = window_of(task);
+        const box own = own_of(task);
+        window_.place(plan_.model.branches, channels(), window);
+        for (index_t k = 0; k < plan_.model.branches; ++k) {
+            const latent_view sample = latpar::detail::sample_of(window_.view(), k);
+            stepper_.kernels().copy(std::as_const(state_of(task.block).z).view(),
+                                    subview(sample, relative_to(own, window.origin)), stream);
+            if (!task.has_front) continue;
+            box front = window;
+            front.extent[0] = plan_.options.cat_latents;
+            stepper_.kernels().copy(std::as_const(state_of(task.block - 1).z).view(front),
+                                    subview(sample, relative_to(front, window.origin)), stream);
+        }
+        slot& at = slot_of(number);
+        finish(at.going);
+        at.go_on = follows ? 1 : 0;
+        typename Model::context context = model_->prepare(info_of(task), stream);
+        model_->embed(std::as_const(window_).view(), context, at.hidden, stream);
+        run_layers(task, context, at, stream);
+        arrival& in = arrivals_[static_cast<std::size_t>(number % plan_.depth())];
+        in.data.place(1, channels(), own);
+        if (is_last()) {
+            run_head(task, context, at, in.data.view(), stream);
+        } else {
+            // Posted before the task goes on, so that no stage ever waits to hand its result back.
+            const latent_view v = in.data.view();
+            recvs_.assign(1, {v.data, v.elements(), v.type, plan_.ranks - 1, v.space});
+            in.exchange.emplace(back_.start_exchange({}, recvs_, stream));
+            send_on(task, at, stream);
+        }
+        pending_.push_back(task);
+    }
+
+    /// Takes the prediction that is next in order, and steps its block.
+    template <class Sink, class StepNoise>
+    void take_back(Sink& sink, const StepNoise& step_noise, stream_ref stream) {
+        const dual_paral_task task = pending_.front();
+        pending_.erase(pending_.begin());
+        arrival& in = arrivals_[static_cast<std::size_t>(returned_ % plan_.depth())];
+        finish(in.exchange);
+        latent_state& state = state_of(task.block);
+        stepper_.step(task.step, state, own_of(task), std::as_const(in.data).view(), step_noise,
+                      stream);
+        ++returned_;
+        if (task.step + 1 < plan_.steps()) return;
+        box delivered = own_of(task);
+        delivered.extent[0] = plan_.delivered_of(task.block);
+        sink(std::as_const(state.z).view(delivered), delivered.origin[0]);
+    }
+
+    Model* model_;
+    Comm forward_;
+    Comm back_;
+    dual_paral_plan plan_;
+    guidance_rule rule_;
+    latpar::detail::latent_stepper<Schedule, Kernels> stepper_;
+    typename Model::feature_cache cache_{};
+    index_t iteration_ = 0;
+    std::vector<latent_state> queue_;  ///< rank 0: block b in place b mod size
+    latent_block window_;
+    latent_block predictions_;
+    latent_block sum_;
+    std::vector<dual_paral_task> pending_;
+    index_t returned_ = 0;
+    std::vector<sample_info> samples_;
+    std::vector<const_latent_view> branch_views_;
+    std::vector<send_op> sends_;
+    std::vector<recv_op> recvs_;
+    // Last, so that what is in flight ends before its buffers do.
+    std::array<slot, 2> slots_;
+    std::vector<arrival> arrivals_;
+    std::vector<arrival> returning_;
+};
+
+}  // namespace latpar::inline v0::loop

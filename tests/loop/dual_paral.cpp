@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+// DualParal around the Wan transformer on thread ranks: against its recordings, against itself.
+#include <latpar/comm/self.hpp>
+#include <latpar/comm/thread_team.hpp>
+
+#include <loop/dual_paral_reference.hpp>
+#include <support/catch.hpp>
+#include <support/expect.hpp>
+#include <support/temporary.hpp>
+
+#include <chrono>
+#include <cmath>
+#include <random>
+#include <thread>
+
+using namespace latpar;
+
+namespace {
+
+std::vector<video_report> on_threads(const recorded_dual_paral& recorded, const recorded_video& c,
+                                     int stages) {
+    std::vector<video_report> out(static_cast<std::size_t>(stages));
+    thread_team(stages).run([&](thread_communicator& comm) {
+        out[static_cast<std::size_t>(comm.rank())] = recorded.sample(comm, c);
+    });
+    return out;
+}
+
+/// The Wan transformer with ten small layers, so that it has many stages.
+std::shared_ptr<const wan::weights> deep_model() {
+    static const auto weights = [] {
+        const temporary_directory folder;
+        const auto file = folder / "deep.safetensors";
+        wan::write_random_model(
+            file,
+            R"({"num_attention_heads":1,"attention_head_dim":12,"in_channels":2,"out_channels":2,)"
+            R"("text_dim":4,"freq_dim":8,"ffn_dim":16,"num_layers":10,"rope_max_seq_len":64})",
+            1);
+        return wan::load_weights(file);
+    }();
+    return weights;
+}
+
+struct small_video {
+    linear_scheduler schedule = schedule::by_name("unipc_flow", 5);
+    loop::dual_paral_options options{3, 2, 14, {}, dtype::f32};
+    guidance_rule rule = guidance_rule::classifier_free(3.0);
+
+    [[nodiscard]] wan::transformer<> model() const {
+        wan::transformer<> out(
+            deep_model(), std::make_shared<wan::executor>(wan::executor_options{.threads = 1}));
+        const std::vector<float> c{0.5f, 1, -1, 0.25f};
+        const std::vector<float> u{-0.5f, 0, 1, 2};
+        out.set_text(guidance_branch::conditional, c);
+        out.set_text(guidance_branch::unconditional, u);
+        return out;
+    }
+    [[nodiscard]] loop::dual_paral_plan plan(int stages) const {
+        const index_t window = options.block_latents + options.cat_latents;
+        const auto one = model();
+        return plan_dual_paral(latent_problem::of({1, 2, window, 4, 4}, schedule), options,
+                               loop::describe_stages(one, rule, {window, 4, 4}), stages);
+    }
+    [[nodiscard]] coordinated_noise noise() const {
+        return {7, options.block_latents, options.cat_latents};
+    }
+};
+
+/// Takes the frames that are handed out.
+struct frame_sink {
+    std::vector<float>* frames;
+    void operator()(const_latent_view block, index_t) const {
+        for (index_t t = 0; t < block.extents[2]; ++t)
+            for (index_t c = 0; c < block.extents[1]; ++c)
+                for (index_t h = 0; h < block.extents[3]; ++h)
+                    for (index_t w = 0; w < block.extents[4]; ++w)
+                        frames->push_back(block.as<float>()[block.offset({0, c, t, h, w})]);
+    }
+};
+
+std::vector<float> sample(const small_video& v, int stages) {
+    std::vector<float> out;
+    thread_team(stages).run([&](thread_communicator& comm) {
+        auto model = v.model();
+        loop::dual_paral loop(model, comm, v.schedule, v.rule, v.plan(stages));
+        loop.run(v.noise(), frame_sink{&out});
+        EXPECT(loop.done());
+    });
+    return out;
+}
+
+/// A communicator whose every call may dawdle.
+class delayed {
+public:
+    delayed(thread_communicator inner, unsigned seed) : inner_(std::move(inner)), random_(seed) {}
+
+    [[nodiscard]] int rank() const noexcept { return inner_.rank(); }
+    [[nodiscard]] int size() const noexcept { return inner_.size(); }
+    [[nodiscard]] bool reaches(memory_space space) const noexcept { return inner_.reaches(space); }
+    [[nodiscard]] auto start_exchange(std::span<const send_op> sends,
+                                      std::span<const recv_op> recvs, stream_ref stream = {}) {
+        dawdle();
+        auto request = inner_.start_exchange(sends, recvs, stream);
+        dawdle();
+        return request;
+    }
+    [[nodiscard]] std::optional<delayed> split(int color, int key) {
+        auto part = inner_.split(color, key);
+        if (!part) return std::nullopt;
+        return delayed(std::move(*part), static_cast<unsigned>(random_()));
+    }
+    [[nodiscard]] delayed duplicate() {
+        return {inner_.duplicate(), static_cast<unsigned>(random_())};
+    }
+    [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
+        return inner_.control_all_gather(text);
+    }
+    void abort(std::string_view reason) { inner_.abort(reason); }
+
+private:
+    void dawdle() {
+        if (random_() % 3 == 0) {
+            std::this_thread::sleep_for(std::chrono::microseconds(random_() % 400));
+        }
+    }
+
+    thread_communicator inner_;
+    std::mt19937 random_;
+};
+static_assert(communicator<delayed>);
+
+}  // namespace
+
+TEST_CASE("the recorded videos come out, with the same bits for any number of stages") {
+    const recorded_dual_paral recorded;
+    for (const recorded_video& c : recorded.videos()) {
+        CAPTURE(c.name);
+        self_communicator alone;
+        const auto expected = recorded.sample(alone, c);
+        CHECK(recorded.distance(c, "video", expected.video) < 5e-4);
+        if (c.name != "unipc") {
+            CHECK(recorded.distance(c, "video_official_run", expected.video) < 1e-2);
+        }
+        for (int stages = 1; stages <= 4; ++stages) {
+            CAPTURE(stages);
+            const auto reports = on_threads(recorded, c, stages);
+            CHECK(reports[0].video == expected.video);
+            const auto plan = recorded.plan(c, stages);
+            for (int rank = 0; rank < stages; ++rank) {
+                const auto& report = reports[static_cast<std::size_t>(rank)];
+                CHECK(report.sent_bytes == plan.bytes_sent_by(rank, plan.iterations()));
+                CHECK(report.taken_bytes == plan.workspace_bytes(rank));
+                CHECK(report.late_allocations == 0);
+            }
+        }
+    }
+}
+
+TEST_CASE("no number of stages and no length of the queue deadlocks or changes a bit") {
+    for (const index_t steps : {1, 2, 5}) {
+        for (const index_t total : {3, 5, 6, 14}) {
+            for (const index_t cat : {0, 2}) {
+                small_video v;
+                v.schedule = schedule::by_name(steps == 1 ? "euler_flow" : "unipc_flow", steps);
+                v.options.total_latents = total;
+                v.options.cat_latents = cat;
+                CAPTURE(steps, total, cat);
+                const auto expected = sample(v, 1);
+                CHECK(static_cast<index_t>(expected.size()) == total * 2 * 4 * 4);
+                for (int stages = 2; stages <= 8; ++stages) {
+                    CAPTURE(stages);
+                    CHECK(sample(v, stages) == expected);
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("delays in the communicator change no bit") {
+    const small_video v;
+    const auto expected = sample(v, 1);
+    for (unsigned seed = 0; seed < 20; ++seed) {
+        const int stages = 2 + static_cast<int>(seed % 4);
+        std::vector<float> found;
+        thread_team(stages).run([&](thread_communicator& comm) {
+            delayed slow(comm.duplicate(), 100 * seed + static_cast<unsigned>(comm.rank()));
+            auto model = v.model();
+            loop::dual_paral loop(model, slow, v.schedule, v.rule, v.plan(stages));
+            loop.run(v.noise(), frame_sink{&found});
+        });
+        CAPTURE(seed, stages);
+        CHECK(found == expected);
+    }
+}
+
+TEST_CASE("a run that is stopped goes on, from a file too and on other stages") {
+    small_video v;
+    const auto expected = sample(v, 1);
+    const auto plan = v.plan(3);
+    for (index_t stop = 0; stop + 2 < plan.iterations(); ++stop) {
+        CAPTURE(stop);
+        const temporary_directory folder;
+        const auto file = folder / "video.safetensors";
+        std::vector<float> found;
+        thread_team(3).run([&](thread_communicator& comm) {
+            metered counted(comm.duplicate());
+            auto model = v.model();
+            loop::dual_paral loop(model, counted, v.schedule, v.rule, v.plan(3));
+            EXPECT(!loop.run(v.noise(), frame_sink{&found}, [&](index_t i) { return i != stop; }));
+            // The iteration after the one that said so is still done.
+            EXPECT(loop.iteration() == stop + 2);
+            EXPECT(counted.account().total().bytes_sent ==
+                   plan.bytes_sent_by(comm.rank(), stop + 2));
+            if (comm.rank() > 0) return;
+            safetensors_writer writer;
+            loop.save(writer);
+            writer.write(file);
+        });
+        const auto halfway = found;
+        for (const int stages : {1, 2, 5}) {
+            found = halfway;
+            thread_team(stages).run([&](thread_communicator& comm) {
+                auto model = v.model();
+                loop::dual_paral loop(model, comm, v.schedule, v.rule, v.plan(stages));
+                if (comm.rank() == 0) loop.restore(safetensors_file::open(file));
+                loop.run(v.noise(), frame_sink{&found});
+                EXPECT(loop.done());
+            });
+            CHECK(found == expected);
+        }
+    }
+}
+
+TEST_CASE("a video without an end begins as one with an end does") {
+    small_video v;
+    v.options.total_latents = 23;
+    const auto expected = sample(v, 1);
+    v.options.total_latents = 0;
+    std::vector<float> found;
+    thread_team(3).run([&](thread_communicator& comm) {
+        auto model = v.model();
+        counting_resource memory;
+        loop::dual_paral loop(model, comm, v.schedule, v.rule, v.plan(3), kernel::host{},
+                              {&memory, memory_space::host});
+        const index_t taken = memory.allocations();
+        EXPECT(!loop.run(v.noise(), frame_sink{&found}, [](index_t i) { return i < 20; }));
+        EXPECT(memory.allocations() == taken);
+    });
+    // The last blocks of the one with an end see no noisier block behind them.
+    const std::size_t alike = 2 * 4 * 4 * 5;
+    CHECK(found.size() > expected.size());
+    CHECK(std::equal(expected.begin(), expected.begin() + alike, found.begin()));
+}
+
+TEST_CASE("the simulated idle share is the closed form where that holds") {
+    small_video v;
+    for (int stages = 1; stages <= 5; ++stages) {
+        for (const index_t steps : {8, 12}) {
+            for (const index_t blocks : {8, 20}) {
+                v.schedule = schedule::by_name("euler_flow", steps);
+                v.options.total_latents = v.options.cat_latents + blocks * 3;
+                const auto plan = v.plan(stages);
+                if (10 % stages != 0) continue;  // equal stages only
+                const auto estimate = plan.estimate(blocks);
+                const double n = stages;
+                const double wait = stages == 1 ? 0 : n * n - 1;
+                const double expected = wait / (wait + static_cast<double>(steps * blocks));
+                CAPTURE(stages, steps, blocks, expected);
+                CHECK(std::abs(estimate.mean_idle_share - expected) < 1e-9);
+            }
+        }
+    }
+}
+
+TEST_CASE("coordinated noise shares frames between neighbours, and is a function of the block") {
+    const coordinated_noise noise(3, 4, 2);
+    CHECK(noise.frames_of(0) == std::vector<index_t>{0, 1, 2, 3, 4, 5});
+    std::vector<index_t> pool = noise.frames_of(0);
+    for (index_t block = 1; block < 50; ++block) {
+        const auto frames = noise.frames_of(block);
+        REQUIRE(frames.size() == 4);
+        // It takes what is not kept in front: the frames of the pool but for its last two.
+        auto rest = std::vector<index_t>(pool.begin(), pool.end() - 2);
+        auto sorted = frames;
+        std::sort(rest.begin(), rest.end());
+        std::sort(sorted.begin(), sorted.end());
+        REQUIRE(sorted == rest);
+        std::vector<index_t> next(pool.end() - 2, pool.end());
+        next.insert(next.end(), frames.begin(), frames.end());
+        pool = next;
+    }
+    CHECK(coordinated_noise(4, 4, 2).frames_of(7) != noise.frames_of(7));
+    latent a({1, 2, 4, 3, 5});
+    noise(6, a.view());
+    latent whole({1, 2, 6, 3, 5});
+    noise(0, whole.view());
+    const auto frames = noise.frames_of(6);
+    for (index_t t = 0; t < 4; ++t) {
+        CHECK(a.elements<float>()[static_cast<std::size_t>(t * 15)] ==
+              whole.elements<float>()[static_cast<std::size_t>(frames[std::size_t(t)] * 15)]);
+    }
+    CHECK_THROWS_AS(coordinated_noise(1, 4, 5), usage_error);
+    CHECK_THROWS_WITH(noise(1, whole.view()), ContainsSubstring("has 4 latent frames"));
+}
+
+TEST_CASE("what DualParal cannot do is refused with value and remedy") {
+    const small_video v;
+    const auto refused = [&](auto&& change, int stages, const char* text) {
+        small_video bad = v;
+        change(bad.options);
+        CAPTURE(text);
+        CHECK_THROWS_WITH(bad.plan(stages), ContainsSubstring(text));
+    };
+    refused([](auto&) {}, 11, "a model of 10 layers cannot have 11 stages");
+    refused([](auto&) {}, 0, "0 stages");
+    refused([](auto& o) { o.cat_latents = 4; }, 2, "use 0 to 3");
+    refused([](auto& o) { o.total_latents = 2; }, 2, "use more than the 2");
+    refused([](auto& o) { o.stage_weights = {1}; }, 2, "1 stage weights were given for 2");
+    refused([](auto& o) { o.stage_weights = {1, -2}; }, 2, "must be positive");
+    CHECK_THROWS_WITH(
+        loop::plan_dual_paral(v.plan(1).problem, {0, 0, 14, {}, dtype::f32}, v.plan(1).model, 2),
+        ContainsSubstring("blocks of 0 latent"));
+    small_video weighted = v;
+    weighted.options.stage_weights = {1, 3};
+    CHECK(weighted.plan(2).stages == std::vector<loop::layer_range>{{0, 3}, {3, 10}});
+    CHECK(sample(weighted, 2) == sample(v, 1));
+    std::vector<std::string> messages(2);
+    thread_team(2).run([&](thread_communicator& comm) {
+        try {
+            auto model = v.model();
+            const auto rule = guidance_rule::classifier_free(3.0 + comm.rank());
+            loop::dual_paral loop(model, comm, v.schedule, rule, v.plan(2));
+        } catch (const std::exception& error) {
+            messages[static_cast<std::size_t>(comm.rank())] = error.what();
+        }
+    });
+    for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("schedule and guidance"));
+}
+
+TEST_CASE("noise that throws on rank 0 stops every stage, with its message") {
+    const small_video v;
+    std::vector<std::string> messages(4);
+    thread_team(4).run([&](thread_communicator& comm) {
+        try {
+            auto model = v.model();
+            loop::dual_paral loop(model, comm, v.schedule, v.rule, v.plan(4));
+            std::vector<float> frames;
+            loop.run(
+                [&](index_t block, latent_view out, stream_ref stream) {
+                    if (block == 2) throw std::runtime_error("no memory left");
+                    v.noise()(block, out, stream);
+                },
+                frame_sink{&frames});
+        } catch (const std::exception& error) {
+            messages[static_cast<std::size_t>(comm.rank())] = error.what();
+        }
+    });
+    for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("no memory left"));
+}
