@@ -51,9 +51,11 @@ bool in_layers(const mesh_shape& shape) {
 
 void check_axes(const mesh_shape& shape, const composition_options& options) {
     for (const mesh_axis& axis : shape.axes()) {
-        require(axis.degree == 1 || std::find(axes.begin(), axes.end(), axis.name) != axes.end(),
-                "the mesh axis ", axis.name,
-                " has no policy in this nest; use step, guidance, latent, ring and ulysses");
+        require(
+            axis.name != "stage" || axis.degree == 1,
+            "the mesh axis stage belongs to loop::dual_paral, which does not nest here: its queue "
+            "already has several denoising steps under way; use it with the axes guidance or "
+            "ulysses alone, or leave stage out");
     }
     require(options.transformer || !in_layers(shape), "the mesh ", shape,
             " spreads the model's attention, which must then talk in its layers: describe the "

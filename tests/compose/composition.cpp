@@ -253,7 +253,7 @@ TEST_CASE("what does not nest is refused, with the reason") {
     CHECK_THROWS_WITH(plan_composition(c.problem(), {{"guidance", 3}}, options),
                       ContainsSubstring("use 1 to 2 ranks"));
     CHECK_THROWS_WITH(plan_composition(c.problem(), {{"stage", 2}}, options),
-                      ContainsSubstring("axis stage has no policy"));
+                      ContainsSubstring("axis stage belongs to loop::dual_paral"));
     CHECK_THROWS_WITH(plan_composition(c.problem(), {{"latent", 2}}, options).step_of(0),
                       ContainsSubstring("latent=2 has none"));
     // Nested by hand, the same is refused on every rank.
