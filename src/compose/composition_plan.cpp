@@ -3,6 +3,7 @@
 #include <latpar/compose/composition_plan.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <iomanip>
 #include <numeric>
 #include <sstream>
@@ -47,6 +48,32 @@ index_t calls_at(const guidance_parallel_plan& plan, index_t step, int rank) {
 
 bool in_layers(const mesh_shape& shape) {
     return shape.degree("ring") * shape.degree("ulysses") > 1;
+}
+
+/// The sum over what is done one after the other of calls of the model in a step, on the rank that
+/// makes the most, times `cost(step)`; the steps of a round run at once, also where one rank only
+/// simulates that.
+template <class Cost>
+double critical_path_of(const composition_plan& plan, Cost&& cost) {
+    const int branches = plan.shape.degree("guidance");
+    const auto of_step = [&](index_t i) {
+        const auto live = static_cast<int>(plan.options.guidance.rule.live_branches(i).size());
+        const int calls = live == 1 ? 1 : (live + branches - 1) / branches;
+        return calls * cost(i);
+    };
+    double out = 0;
+    const index_t warm_up =
+        plan.in_rounds() ? plan.step.front().options.warm_up : plan.problem.steps;
+    for (index_t i = 0; i < warm_up; ++i) out += of_step(i);
+    if (!plan.in_rounds()) return out;
+    for (const loop::para_step_round& round : plan.step.front().rounds) {
+        double most = 0;
+        for (index_t i = round.first; i < round.first + round.count; ++i) {
+            most = std::max(most, of_step(i));
+        }
+        out += most;
+    }
+    return out;
 }
 
 void check_axes(const mesh_shape& shape, const composition_options& options) {
@@ -146,21 +173,7 @@ index_t composition_plan::critical_path_calls() const {
 }
 
 index_t composition_plan::critical_path_evaluations() const {
-    const guidance_parallel_plan& branches = guidance.front();
-    if (!in_rounds()) return branches.critical_path_calls();
-    const loop::para_step_plan& rounds = step.front();
-    index_t out = 0;
-    for (index_t i = 0; i < rounds.options.warm_up; ++i) {
-        out += branches.step_at(i).critical_path_calls();
-    }
-    for (const loop::para_step_round& round : rounds.rounds) {
-        index_t most = 0;
-        for (index_t i = round.first; i < round.first + round.count; ++i) {
-            most = std::max(most, branches.step_at(i).critical_path_calls());
-        }
-        out += most;
-    }
-    return out;
+    return static_cast<index_t>(std::llround(critical_path_of(*this, [](index_t) { return 1.0; })));
 }
 
 index_t composition_plan::serial_evaluations() const {
@@ -190,9 +203,30 @@ index_t composition_plan::model_calls() const {
 }
 
 double composition_plan::speed_up_ceiling() const {
+    const auto whole = static_cast<double>(volume_of(problem.extents));
+    const double path = critical_path_of(*this, [&](index_t step) {
+        index_t most = 0;
+        for (const latent_part& part : latent.cut_of(step).parts) {
+            most = std::max(most, part.window.volume());
+        }
+        return static_cast<double>(most) / whole;
+    });
     return static_cast<double>(serial_evaluations() * shape.degree("ring") *
                                shape.degree("ulysses")) /
-           (static_cast<double>(critical_path_evaluations()) * latent.critical_fraction());
+           path;
+}
+
+std::string composition_plan::fingerprint() const {
+    std::string out =
+        detail::concat("composition mesh=", shape, " simulate=", options.simulate,
+                       " everywhere=", options.result_everywhere, ' ', latent.fingerprint(),
+                       " rule=", options.guidance.rule.fingerprint(),
+                       " wire=", name_of(guidance.front().options.wire_prediction));
+    if (in_rounds()) out += ' ' + step.front().run_fingerprint();
+    if (options.transformer && !forward.empty()) {
+        out += ' ' + forward.front().front().attention.fingerprint();
+    }
+    return out;
 }
 
 index_t composition_plan::bytes_sent_by(int rank, std::string_view axis) const {
@@ -258,8 +292,9 @@ index_t composition_plan::workspace_bytes(int rank) const {
         stepped =
             std::max(stepped, latent.stepped(std::min(i, problem.steps - 1), at.latent).volume());
     }
-    return out + (held + (1 + problem.history_size()) * stepped) * problem.batch *
-                     problem.channels * size_of(problem.type);
+    return out + problem.noise_bytes(std::max(held, stepped)) +
+           (held + (1 + problem.history_size()) * stepped) * problem.batch * problem.channels *
+               size_of(problem.type);
 }
 
 std::string to_table(const composition_plan& plan) {

@@ -51,8 +51,15 @@ index_t batch_step_plan::workspace_bytes() const {
     const index_t block =
         problem.batch * problem.channels * options.held->volume() * size_of(problem.type);
     const index_t state = 1 + problem.history_size();
-    if (rounds.empty() || options.degree == 1) return (state + 1) * block;
-    return (2 * state + 2 * options.degree + kept_predictions()) * block;
+    const index_t noise = problem.noise_bytes(options.held->volume());
+    if (rounds.empty() || options.degree == 1) return (state + 1) * block + noise;
+    return (2 * state + 2 * options.degree + kept_predictions()) * block + noise;
+}
+
+std::string batch_step_plan::run_fingerprint() const {
+    return latpar::detail::concat("batch_step ", problem.fingerprint(), " degree=", options.degree,
+                                  " warm-up=", options.warm_up, ' ', name_of(options.reuse),
+                                  " predict-last=", options.predict_last);
 }
 
 }  // namespace latpar::inline v0::loop

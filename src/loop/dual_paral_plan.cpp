@@ -203,6 +203,7 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
                    size_of(options.wire_prediction);
         }
     }
+    if (rank == 0) out += problem.noise_bytes(volume_of(problem.extents));
     return out + 2 * hidden_bytes();
 }
 
@@ -239,17 +240,10 @@ pipeline_estimate dual_paral_plan::estimate(index_t block_count) const {
 }
 
 std::string dual_paral_plan::video_fingerprint() const {
-    std::ostringstream out;
-    out << "latent=" << problem.channels << 'x' << box_of(problem.extents) << ' '
-        << name_of(problem.type) << " steps=" << problem.steps << " history=";
-    for (const auto& step : problem.live_history) {
-        for (const bool b : step) out << (b ? '1' : '0');
-        out << '.';
-    }
-    out << " block=" << options.block_latents << " cat=" << options.cat_latents
-        << " total=" << options.total_latents << " wire=" << name_of(options.wire_prediction)
-        << " layers=" << model.layers << " branches=" << model.branches;
-    return std::move(out).str();
+    return latpar::detail::concat(problem.fingerprint(), " block=", options.block_latents,
+                                  " cat=", options.cat_latents, " total=", options.total_latents,
+                                  " wire=", latpar::name_of(options.wire_prediction),
+                                  " layers=", model.layers, " branches=", model.branches);
 }
 
 std::string dual_paral_plan::fingerprint() const {

@@ -19,8 +19,9 @@ constexpr int max_degree = 1024;
 
 void check(const latent_problem& problem, const para_step_options& options, int ranks) {
     require(ranks >= 1, "ParaStep was planned for ", ranks, " ranks; it needs 1 or more");
-    require(options.degree >= 0 && std::max(options.degree, ranks) <= max_degree, "rounds of ",
-            std::max(options.degree, ranks), " steps were asked for; use 0 (one step a rank) to ",
+    require(options.degree >= 0 && options.degree <= max_degree, "rounds of ", options.degree,
+            " steps were asked for; use 0 (one step a rank) to ", max_degree);
+    require(ranks <= max_degree, "ParaStep was planned for ", ranks, " ranks; use at most ",
             max_degree);
     require(options.degree == 0 || options.degree == ranks || ranks == 1, "rounds of ",
             options.degree, " steps cannot be spread on ", ranks,
@@ -182,7 +183,8 @@ index_t para_step_plan::workspace_bytes(int rank) const {
     const index_t count = elements(problem, options);
     const index_t prediction = count * size_of(options.wire_prediction);
     const index_t members = simulated() ? degree() : 1;
-    index_t out = members * (2 + problem.history_size()) * count * size_of(problem.type);
+    index_t out = members * (2 + problem.history_size()) * count * size_of(problem.type) +
+                  problem.noise_bytes(options.held->volume());
     if (rounds.empty()) return out;
     if (simulated() || rank > 0) out += kept_predictions() * prediction;
     if (simulated()) return out;
@@ -193,19 +195,15 @@ index_t para_step_plan::workspace_bytes(int rank) const {
 }
 
 std::string para_step_plan::fingerprint() const {
-    std::ostringstream out;
-    out << "para_step latent=" << problem.batch << 'x' << problem.channels << 'x'
-        << box_of(problem.extents) << ' ' << name_of(problem.type) << " steps=" << problem.steps
-        << " history=";
-    for (const auto& step : problem.live_history) {
-        for (const bool b : step) out << (b ? '1' : '0');
-        out << '.';
-    }
-    out << " ranks=" << ranks << " degree=" << degree() << " warm-up=" << options.warm_up << ' '
-        << name_of(options.history) << ' ' << name_of(options.reuse)
-        << " wire=" << name_of(options.wire_prediction) << '/' << name_of(options.wire_state)
-        << " held=" << *options.held << " everywhere=" << options.result_everywhere;
-    return std::move(out).str();
+    return latpar::detail::concat(run_fingerprint(), " ranks=", ranks, " held=", *options.held);
+}
+
+std::string para_step_plan::run_fingerprint() const {
+    return latpar::detail::concat(
+        "para_step ", problem.fingerprint(), " degree=", degree(), " warm-up=", options.warm_up,
+        ' ', name_of(options.history), ' ', name_of(options.reuse),
+        " wire=", latpar::name_of(options.wire_prediction), '/',
+        latpar::name_of(options.wire_state), " everywhere=", options.result_everywhere);
 }
 
 std::string to_table(const para_step_plan& plan) {

@@ -30,6 +30,11 @@ void check_problem(const latent_problem& problem, index_t copies) {
                 static_cast<index_t>(problem.live_history.size()) == problem.steps,
             "the history of ", problem.live_history.size(), " steps was given for ", problem.steps,
             " steps; give one entry a step, or none");
+    for (const auto& step : problem.live_history) {
+        require(step.size() == problem.live_history.front().size(), "the steps have ",
+                problem.live_history.front().size(), " and ", step.size(),
+                " history tensors; give one entry for each tensor in every step");
+    }
     const double bytes =
         static_cast<double>(problem.batch) * 16.0 * static_cast<double>(copies) *
         static_cast<double>(problem.channels + problem.prediction_channels) *
@@ -40,3 +45,18 @@ void check_problem(const latent_problem& problem, index_t copies) {
 }
 
 }  // namespace latpar::inline v0::detail
+
+namespace latpar::inline v0 {
+
+std::string latent_problem::fingerprint() const {
+    std::string live;
+    for (const auto& step : live_history) {
+        for (const bool b : step) live += b ? '1' : '0';
+        live += '.';
+    }
+    return detail::concat("latent=", batch, 'x', channels, '(', prediction_channels, ")x",
+                          box_of(extents), ' ', name_of(type), " steps=", steps,
+                          " elementwise=", elementwise, " noise=", draws_noise, " history=", live);
+}
+
+}  // namespace latpar::inline v0

@@ -124,9 +124,7 @@ index_t guidance_parallel_plan::workspace_bytes() const {
 
 std::string guidance_parallel_plan::fingerprint() const {
     std::ostringstream out;
-    out << "guidance_parallel latent=" << problem.batch << 'x' << problem.channels << '('
-        << problem.prediction_channels << ")x" << box_of(problem.extents) << ' '
-        << name_of(problem.type) << " steps=" << problem.steps << " ranks=" << ranks
+    out << "guidance_parallel " << problem.fingerprint() << " ranks=" << ranks
         << " rule=" << options.rule.fingerprint() << " degree=" << options.degree
         << " wire=" << name_of(options.wire_prediction)
         << " everywhere=" << options.result_everywhere << " predicted=";

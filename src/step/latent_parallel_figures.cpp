@@ -188,22 +188,13 @@ latent_parallel_workspace latent_parallel_plan::workspace(int rank) const {
 }
 
 std::string latent_parallel_plan::fingerprint() const {
-    std::string live;
-    for (const auto& step : problem.live_history) {
-        for (const bool b : step) live += b ? '1' : '0';
-        live += '.';
-    }
     std::string rotation;
     for (const axis a : options.rotation) rotation += name_of(a);
-    return concat("latent_parallel latent=", problem.batch, 'x', problem.channels, '(',
-                  problem.prediction_channels, ")x", box_of(problem.extents), ' ',
-                  name_of(problem.type), " steps=", problem.steps,
-                  " elementwise=", problem.elementwise, " history=", live, " ranks=", ranks,
-                  " parts=", parts(), " overlap=", exact(options.overlap),
-                  " patch=", box_of(options.patch), " cores=", name_of(options.cores),
-                  " layout=", name_of(options.layout), " wire=", name_of(options.wire_prediction),
-                  '/', name_of(options.wire_state), " rotation=", rotation,
-                  " everywhere=", options.result_everywhere);
+    return concat("latent_parallel ", problem.fingerprint(), " ranks=", ranks, " parts=", parts(),
+                  " overlap=", exact(options.overlap), " patch=", box_of(options.patch),
+                  " cores=", name_of(options.cores), " layout=", name_of(options.layout),
+                  " wire=", name_of(options.wire_prediction), '/', name_of(options.wire_state),
+                  " rotation=", rotation, " everywhere=", options.result_everywhere);
 }
 
 }  // namespace latpar::inline v0

@@ -9,7 +9,9 @@
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
 #include <support/composition_run.hpp>
+#include <support/expect.hpp>
 
+#include <functional>
 #include <random>
 #include <string>
 
@@ -61,9 +63,6 @@ void check(const sampling_case& c, const mesh_shape& shape, const composition_op
     const auto plan = plan_composition(c.problem(), shape, options);
     const auto expected = simulated(c, shape, options, form);
     const auto reports = on_threads(plan, form, c);
-    const index_t noise = c.schedule.draws_noise(0) ? 4 * c.extents[0] * c.extents[1] *
-                                                          c.extents[2] * c.extents[3] * c.extents[4]
-                                                    : 0;
     index_t total = 0;
     for (int rank = 0; rank < plan.ranks; ++rank) {
         const auto& report = reports[static_cast<std::size_t>(rank)];
@@ -75,7 +74,7 @@ void check(const sampling_case& c, const mesh_shape& shape, const composition_op
         }
         CHECK(report.model_calls == plan.model_calls_by(rank));
         CHECK(report.late_allocations == 0);
-        if (noise == 0) CHECK(report.taken_bytes == plan.workspace_bytes(rank));
+        CHECK(report.taken_bytes == plan.workspace_bytes(rank));
     }
     CHECK(total == plan.bytes());
 }
@@ -241,6 +240,76 @@ TEST_CASE("the plan of a nest is the sum of its parts") {
         CHECK_THAT(table, ContainsSubstring(text));
     }
     CHECK_THAT(table, ContainsSubstring(std::to_string(plan.bytes("guidance"))));
+}
+
+TEST_CASE("a simulated nest has the critical path of the real one") {
+    const sampling_case c{{1, 3, 4, 6, 8}, schedule::by_name("unipc_flow", 20), 5};
+    composition_options options = some_options();
+    const mesh_shape shape{{"step", 2}, {"guidance", 2}, {"latent", 2}};
+    const auto real = plan_composition(c.problem(), shape, options);
+    options.simulate = true;
+    const auto simulation = plan_composition(c.problem(), shape, options);
+    CHECK(real.critical_path_evaluations() == 2 + 9);
+    CHECK(simulation.critical_path_evaluations() == 2 + 9);
+    CHECK(simulation.speed_up_ceiling() == real.speed_up_ceiling());
+    CHECK(real.speed_up_ceiling() >= 40.0 / 11);
+}
+
+TEST_CASE("per-step scales, and an engine that owns the loop of a nest") {
+    const sampling_case c{{1, 3, 4, 6, 8}, schedule::by_name("unipc_flow", 8), 5};
+    composition_options options = some_options();
+    options.guidance.rule = guidance_rule::classifier_free({1, 2, 1, 4, 1, 1, 3, 2});
+    const mesh_shape shape{{"step", 2}, {"guidance", 2}, {"latent", 2}};
+    check(c, shape, options);
+    const auto plan = plan_composition(c.problem(), shape, options);
+    const auto expected = simulated(c, shape, options, form);
+    thread_team(8).run([&](thread_communicator& world) {
+        mesh<thread_communicator> axes(world, shape);
+        composition nest(form, axes, c.schedule, plan);
+        const philox_noise noise(c.seed);
+        nest.start(noise);
+        while (!nest.done()) {
+            const auto next = nest.next_request(noise);
+            nest.policy()(next.z, next.info, next.prediction, {});
+            nest.advance(noise);
+        }
+        std::vector<float> out(expected.size());
+        nest.collect(make_view(out.data(), c.extents));
+        EXPECT(out == expected);
+    });
+}
+
+TEST_CASE("nests that differ between ranks, or do not fit the mesh, are refused on all") {
+    const sampling_case c{{1, 3, 4, 6, 8}, schedule::by_name("unipc_flow", 7), 5};
+    const mesh_shape shape{{"step", 2}, {"guidance", 2}, {"latent", 2}};
+    const auto changes = std::vector<std::function<void(composition_options&)>>{
+        [](auto& o) { o.guidance.rule = guidance_rule::classifier_free(7.0); },
+        [](auto& o) { o.step.warm_up = 3; },
+        [](auto& o) { o.latent.overlap = 0; },
+        [](auto& o) { o.result_everywhere = false; },
+    };
+    for (const auto& change : changes) {
+        for (const int odd : {0, 3, 6}) {
+            const auto messages = messages_of(8, [&](thread_communicator& world) {
+                mesh<thread_communicator> axes(world, shape);
+                composition_options mine = some_options();
+                if (world.rank() == odd) change(mine);
+                composition nest(form, axes, c.schedule,
+                                 plan_composition(c.problem(), shape, mine));
+            });
+            for (const std::string& text : messages) {
+                CHECK_THAT(text, ContainsSubstring("the composition plan"));
+                CHECK(text == messages[0]);
+            }
+        }
+    }
+    for (const std::string& text : messages_of(4, [&](thread_communicator& world) {
+             mesh<thread_communicator> axes(world, {{"step", 4}});
+             composition nest(form, axes, c.schedule,
+                              plan_composition(c.problem(), {{"step", 2}}, some_options()));
+         })) {
+        CHECK_THAT(text, ContainsSubstring("plan for the shape of the mesh"));
+    }
 }
 
 TEST_CASE("what does not nest is refused, with the reason") {

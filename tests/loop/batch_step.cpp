@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // BatchStep: against ParaStep, against serial, batched against looped.
 #include <latpar/comm/self.hpp>
+#include <latpar/comm/thread_team.hpp>
 #include <latpar/loop/batch_step.hpp>
 #include <latpar/schedule/by_name.hpp>
 #include <latpar/schedule/ddim.hpp>
+#include <latpar/step/latent_parallel.hpp>
 
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
@@ -98,9 +100,7 @@ TEST_CASE("one call at a time is ParaStep with the newest prediction and shared 
                         CHECK(looped.latent == rounds.latent);
                         CHECK(looped.batches == std::vector<index_t>(12, batch));
                         CHECK(looped.late_allocations == 0);
-                        const index_t noise =
-                            scheduler.draws_noise(0) ? 4 * batch * 2 * 3 * 4 * 6 : 0;
-                        CHECK(looped.loop_bytes == plan.workspace_bytes() + noise);
+                        CHECK(looped.loop_bytes == plan.workspace_bytes());
                         // The closed form treats the samples of a batch alike.
                         for (const index_t most : {2 * batch, 1000 * batch}) {
                             CHECK(relative_l2(sample_in_batches(c, plan, most).latent,
@@ -214,4 +214,57 @@ TEST_CASE("what BatchStep cannot do is refused with value and remedy") {
                       ContainsSubstring("plan with latent_problem::of"));
     loop::batch_step loop(model, c.schedule, plan);
     CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("call start"));
+}
+
+TEST_CASE("ranks of the model with other plans are refused, and narrow latents are planned for") {
+    const sampling_case c{{1, 2, 4, 4, 6}, schedule::by_name("euler_flow", 6), 5};
+    std::vector<std::string> messages(2);
+    thread_team(2).run([&](thread_communicator& comm) {
+        try {
+            latent_parallel_options latent;
+            latent.layout = latent_layout::replicated;
+            latent_parallel model(guided_form, comm, plan_latent_parallel(c.problem(), latent, 2));
+            loop::batch_step loop(model, c.schedule,
+                                  plan_of(c, 2 + comm.rank(), 2, loop::reuse::newest, false));
+        } catch (const std::exception& error) {
+            messages[static_cast<std::size_t>(comm.rank())] = error.what();
+        }
+    });
+    for (const std::string& text : messages) CHECK_THAT(text, ContainsSubstring("degree=3"));
+    for (const dtype type : {dtype::bf16, dtype::f16}) {
+        latent_problem problem = c.problem();
+        problem.type = type;
+        const auto plan = loop::plan_batch_step(problem, {2, 3, loop::reuse::newest, false, {}});
+        const auto zero = [](const_latent_view, const step_info&, latent_view out, stream_ref) {
+            kernel::host{}.linear_combination({}, {}, {&out, 1});
+        };
+        counting_resource memory;
+        loop::batch_step loop(zero, c.schedule, plan, kernel::host{},
+                              {&memory, memory_space::host});
+        loop.start(philox_noise(1));
+        loop.run(philox_noise(1));
+        CHECK(memory.peak_bytes() == plan.workspace_bytes());
+    }
+}
+
+TEST_CASE("steppers are told when nothing was asked") {
+    const sampling_case c{{1, 2, 3, 4, 6}, schedule::by_name("euler_flow", 6), 5};
+    counted_form model{4};
+    loop::batch_step batch(model, c.schedule, plan_of(c, 2, 2, loop::reuse::newest, false));
+    loop::serial serial(model, c.schedule, c.extents);
+    const auto check = [&](auto& loop) {
+        CHECK_THROWS_WITH(loop.advance(), ContainsSubstring("call next_request first"));
+        loop.start(philox_noise(1));
+        latent z(c.extents);
+        CHECK_THROWS_WITH(loop.supply(std::as_const(z).view()),
+                          ContainsSubstring("call next_request first"));
+        loop.run(philox_noise(1));
+        CHECK_THROWS_WITH(loop.advance(), ContainsSubstring("call next_request first"));
+        CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("start again"));
+        // After the last step it is too late to stop.
+        loop.start(philox_noise(1));
+        CHECK(loop.run(philox_noise(1), [&](index_t i) { return i < 5; }));
+    };
+    check(batch);
+    check(serial);
 }

@@ -22,9 +22,10 @@ struct para_step_report {
 };
 
 inline void append(std::vector<float>& out, const latpar::latent_block& block) {
-    const auto view = block.view();
-    const float* values = view.as<float>();
-    out.insert(out.end(), values, values + view.elements());
+    latpar::latent wide(block.view().extents);
+    latpar::kernel::host{}.copy(block.view(), wide.view());
+    const auto values = wide.elements<float>();
+    out.insert(out.end(), values.begin(), values.end());
 }
 
 template <latpar::communicator Comm, class Model>

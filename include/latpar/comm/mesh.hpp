@@ -23,7 +23,7 @@ public:
     /// Ranks: All of `world`, with one shape. Errors: usage_error, the same on every rank, if the
     /// shapes differ or do not have as many ranks as `world`.
     mesh(C& world, mesh_shape shape) : shape_(std::move(shape)), rank_(world.rank()) {
-        agree_on(world, "the mesh", shape_);
+        latpar::agree_on(world, "the mesh", shape_);
         shape_.require_size(world.size());
         for (const mesh_axis& axis : shape_.axes()) {
             const int first = shape_.ranks_along(rank_, axis.name).front();
@@ -42,6 +42,28 @@ public:
     [[nodiscard]] const mesh_shape& shape() const noexcept { return shape_; }
     /// This rank among all of the mesh.
     [[nodiscard]] int rank() const noexcept { return rank_; }
+
+    /// Checks that every rank of the mesh passes the same value (as streamed).
+    ///
+    /// Ranks: All; blocks the host. Errors: usage_error with one text on every rank.
+    template <class T>
+    void agree_on(std::string_view what, const T& value) {
+        // From the nearest axis to the farthest, so that texts end up in the order of the ranks.
+        std::vector<std::string> texts{detail::concat(what, ": ", value)};
+        for (std::size_t i = shape_.axes().size(); i-- > 0;) {
+            std::string joined;
+            for (const std::string& text : texts) joined += text + separator;
+            texts.clear();
+            for (const std::string& gathered : parts_[i].control_all_gather(joined)) {
+                for (std::size_t begin = 0; begin < gathered.size();) {
+                    const std::size_t end = gathered.find(separator, begin);
+                    texts.push_back(gathered.substr(begin, end - begin));
+                    begin = end + 1;
+                }
+            }
+        }
+        detail::require_equal(what, texts);
+    }
 
     /// The communicator along an axis: of this rank alone if the axis was not named.
     ///
@@ -62,6 +84,8 @@ public:
 private:
     template <communicator>
     friend class mesh;
+
+    static constexpr char separator = '\x1e';
 
     mesh_shape shape_;
     int rank_ = 0;

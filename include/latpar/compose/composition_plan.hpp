@@ -70,9 +70,12 @@ struct composition_plan {
     [[nodiscard]] index_t bytes() const;
     [[nodiscard]] index_t bytes_sent_by(int rank, std::string_view axis) const;
     [[nodiscard]] index_t bytes_sent_by(int rank) const;
-    /// What the policies and the loop take on a rank, without the noise of schedulers that draw some,
-    /// and without the model and what is in its layers.
+    /// What the policies and the loop take on a rank, noise included where some is drawn; not the
+    /// model and what is in its layers.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
+
+    /// One line that is equal exactly if problem, options and mesh are.
+    [[nodiscard]] std::string fingerprint() const;
 };
 
 /// Plans the nest for the ranks of a mesh.

@@ -21,6 +21,9 @@ concept denoiser = requires(D& model, const_latent_view z, const step_info& info
 };
 
 /// How many samples a denoiser takes in one call: its `max_batch()`, or 1 if it has none.
+///
+/// Loops that put several steps together heed it. No call has fewer samples than the latent's own
+/// batch, whatever it is.
 template <denoiser D>
 [[nodiscard]] index_t max_batch_of(const D& model) {
     if constexpr (requires { model.max_batch(); }) {

@@ -10,6 +10,7 @@
 #include <latpar/loop/detail/reused_predictions.hpp>
 
 #include <algorithm>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -42,8 +43,9 @@ public:
                     plan_.problem.extents[1], plan_.problem.extents[2]},
                    std::move(kernels), plan_.problem.type, source),
           most_(std::max<index_t>(1, max_batch_of(model) / plan_.problem.batch)) {
-        ranks().agree(stepper_.problem(), stepper_.fingerprint());
         guarded_call([&] {
+            ranks().agree(stepper_.problem(),
+                          plan_.run_fingerprint() + ", " + stepper_.fingerprint());
             check();
             take_memory(source);
         });
@@ -54,18 +56,18 @@ public:
     /// Begins with the noise of key (0, 0); the same source feeds schedulers that draw noise.
     template <noise_source Noise>
     void start(const Noise& noise, stream_ref stream = {}) {
-        begin();
         guarded_call([&] {
-            if constexpr (distributed_denoiser<Model>) {
-                ranks().agree(stepper_.problem(), stepper_.fingerprint(noise, stream));
-            }
+            begin();
+            agree_on_noise(noise, stream);
             stepper_.start(state_, noise, stream);
         });
     }
     /// Begins with a whole latent of which this rank takes what it holds.
     void start(const_latent_view initial, stream_ref stream = {}) {
-        begin();
-        stepper_.start(state_, initial, stream);
+        guarded_call([&] {
+            begin();
+            stepper_.start(state_, initial, stream);
+        });
     }
 
     [[nodiscard]] index_t steps() const noexcept { return plan_.problem.steps; }
@@ -76,7 +78,8 @@ public:
     /// The next call, of as many steps as the model takes at once.
     template <noise_source Noise>
     [[nodiscard]] request next_request(const Noise& noise, stream_ref stream = {}) {
-        require_started();
+        latpar::detail::require_started(started_, done());
+        requested_ = true;
         if (!in_round()) return stepper_.request_for(step_, state_);
         if (!drafted_) draft(noise, stream);
         const index_t count = std::min(most_, round().count - called_);
@@ -95,6 +98,7 @@ public:
 
     /// Takes a prediction that was made elsewhere, in place of one written to the request's view.
     void supply(const_latent_view prediction, stream_ref stream = {}) {
+        latpar::detail::require_requested(requested_);
         latent_view target = state_.prediction.view();
         if (in_round()) {
             target = steps_of(predictions_, called_, std::min(most_, round().count - called_));
@@ -105,35 +109,29 @@ public:
     /// Goes on with the predictions that were asked for; with the last of a batch, does its steps.
     template <noise_source Noise>
     void advance(const Noise& noise, stream_ref stream = {}) {
-        if (!in_round()) {
+        latpar::detail::require_requested(requested_);
+        requested_ = false;
+        guarded_call([&] {
+            if (in_round()) {
+                advance_in_round(noise, stream);
+                return;
+            }
             const const_latent_view prediction = std::as_const(state_.prediction).view();
             stepper_.step(step_, state_, held(), prediction, noise, stream);
             reused_.remember(step_, prediction, stepper_.kernels(), stream);
             ++step_;
-            return;
-        }
-        called_ += std::min(most_, round().count - called_);
-        if (called_ < round().count) return;
-        for (index_t r = 0; r < round().count; ++r) {
-            const const_latent_view prediction = steps_of(predictions_, r, 1);
-            stepper_.step(step_ + r, state_, held(), prediction, noise, stream);
-            if (r + plan_.kept_predictions() >= round().count) {
-                reused_.remember(step_ + r, prediction, stepper_.kernels(), stream);
-            }
-        }
-        step_ += round().count;
-        ++round_;
-        called_ = 0;
-        drafted_ = false;
+        });
     }
     void advance(stream_ref stream = {}) { advance(latpar::detail::no_noise{}, stream); }
 
     /// Runs all steps that are left. `on_step(i)` is called when steps up to i are done, after each
     /// of the warm-up and of each batch; when it returns false on any rank, all stop there and the
-    /// result is false.
+    /// result is false. After the last step it is too late to stop.
     template <noise_source Noise, class OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
+        latpar::detail::require_started(started_, false);
         return guarded_call([&] {
+            if (plan_.problem.draws_noise) agree_on_noise(noise, stream);
             while (!done()) {
                 const index_t before = step_;
                 while (step_ == before) {
@@ -144,7 +142,7 @@ public:
                 const bool stop = !on_step(step_ - 1);
                 if constexpr (!std::is_same_v<std::remove_cvref_t<OnStep>,
                                               latpar::detail::carry_on>) {
-                    if (ranks().any_rank(stop)) return false;
+                    if (!done() && ranks().any_rank(stop)) return false;
                 }
             }
             return true;
@@ -157,9 +155,12 @@ public:
 
     /// The latent as it stands, whole, on the ranks that get the result; others may pass {}.
     void collect(latent_view out, stream_ref stream = {}) {
-        latpar::detail::require(started_, "there is no latent to collect; call start first");
-        ranks().collect(step_, state_, out, stepper_.kernels(), stream);
+        latpar::detail::require_started(started_, false);
+        guarded_call([&] { ranks().collect(step_, state_, out, stepper_.kernels(), stream); });
     }
+
+    /// Ends the waiting of the model's other ranks, with the reason.
+    void abort(std::string_view reason) { ranks().abort(reason); }
 
     /// What this rank holds between batches.
     [[nodiscard]] latent_state& state() noexcept { return state_; }
@@ -182,12 +183,6 @@ private:
         return plan_.options.degree > 1 && !plan_.rounds.empty();
     }
 
-    void require_started() const {
-        latpar::detail::require(started_ && !done(),
-                                started_ ? "all steps are done; start again"
-                                         : "there is no latent to step; call start first");
-    }
-
     /// Errors: usage_error if schedule or model are not as planned.
     void check() const {
         latpar::detail::require(
@@ -195,18 +190,9 @@ private:
             " steps or a history other than those of the schedule ", stepper_.schedule().name(),
             " with ", stepper_.schedule().steps(),
             " steps; plan with latent_problem::of the loop's extents and schedule");
-        for (index_t i = 0; i <= steps(); ++i) {
-            const placement at = ranks().placement_at(i);
-            latpar::detail::require(
-                at.held == held() && at.stepped == held(), "at step ", i, " the model holds ",
-                at.held, " and steps ", at.stepped,
-                " of the latent here, BatchStep was planned for ", held(),
-                " at every step: plan latent_parallel with the layout replicated, or with central "
-                "and tell this plan what a rank holds (batch_step_options::held)");
-        }
-        latpar::detail::require(
-            Schedule::elementwise || held().empty() || held() == box_of(plan_.problem.extents),
-            "this scheduler cannot step a part of the latent; let every rank hold all of it");
+        const auto complaint = stepper_.complaint_about(
+            held(), "BatchStep", [&](index_t i) { return ranks().placement_at(i); });
+        if (complaint) throw usage_error(*complaint);
     }
 
     void take_memory(memory_source source) {
@@ -259,12 +245,38 @@ private:
         }
     }
 
+    /// Ranks that draw from different sources would sample a mixture.
+    template <noise_source Noise>
+    void agree_on_noise(const Noise& noise, stream_ref stream) {
+        if constexpr (distributed_denoiser<Model>) {
+            ranks().agree(stepper_.problem(), stepper_.fingerprint(noise, stream));
+        }
+    }
+
+    template <noise_source Noise>
+    void advance_in_round(const Noise& noise, stream_ref stream) {
+        called_ += std::min(most_, round().count - called_);
+        if (called_ < round().count) return;
+        for (index_t r = 0; r < round().count; ++r) {
+            const const_latent_view prediction = steps_of(predictions_, r, 1);
+            stepper_.step(step_ + r, state_, held(), prediction, noise, stream);
+            if (r + plan_.kept_predictions() >= round().count) {
+                reused_.remember(step_ + r, prediction, stepper_.kernels(), stream);
+            }
+        }
+        step_ += round().count;
+        ++round_;
+        called_ = 0;
+        drafted_ = false;
+    }
+
     void begin() {
         step_ = 0;
         round_ = 0;
         called_ = 0;
         drafted_ = false;
         started_ = true;
+        requested_ = false;
         reused_.forget();
         stepper_.place(state_, {held(), held()});
     }
@@ -283,6 +295,7 @@ private:
     index_t called_ = 0;  ///< steps of the batch whose predictions are there
     bool drafted_ = false;
     bool started_ = false;
+    bool requested_ = false;
     std::vector<sample_info> samples_;
 };
 

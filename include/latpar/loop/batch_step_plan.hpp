@@ -41,9 +41,11 @@ struct batch_step_plan {
     [[nodiscard]] index_t critical_path_calls() const;
     /// Samples that the model works on, each counted as one call.
     [[nodiscard]] index_t denoiser_calls() const noexcept { return problem.steps; }
-    /// Bytes that the loop takes: two latents with their history, and the batch with its
-    /// predictions (without the noise of schedulers that draw some).
+    /// Bytes that the loop takes: two latents with their history, the batch with its predictions,
+    /// and noise where some is drawn.
     [[nodiscard]] index_t workspace_bytes() const;
+    /// One line that is equal exactly if problem and options but for what is held are.
+    [[nodiscard]] std::string run_fingerprint() const;
 };
 
 /// Plans BatchStep.

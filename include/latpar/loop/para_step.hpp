@@ -11,6 +11,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -26,7 +27,8 @@ namespace latpar::inline v0::loop {
 /// and `degree` above one it makes all calls in turn: the same numbers without ranks.
 ///
 /// `run()` does all of it; an engine that owns its loop drives it as it does `serial`: while
-/// !done(), next_request(), the model, advance(). Each rank is asked for its own calls only.
+/// !done(), next_request(), the model, advance(). Each rank is asked for its own calls only. An
+/// engine whose model fails, or that gives up, calls abort(), or the other ranks wait.
 ///
 /// Ranks: all ranks of the communicator, and of the model if it is spread over some, construct it
 /// and make every call but those of the stepper in the same order.
@@ -49,12 +51,21 @@ public:
           stepper_(std::move(schedule), extents_of(plan_.problem), std::move(kernels),
                    plan_.problem.type, source) {
         guarded_call([&] {
-            agree_on(*comm_, "the ParaStep plan and schedule",
-                     plan_.fingerprint() + ' ' + stepper_.fingerprint());
+            agree_on(*comm_, "the ParaStep plan", plan_.fingerprint());
+            agree_on(*comm_, "the schedule", stepper_.fingerprint());
+            // The ranks of the model must run the same, and it the same problem, before it is asked
+            // for more.
+            ranks().agree(stepper_.problem(),
+                          plan_.run_fingerprint() + ", " + stepper_.fingerprint());
             agree_no_error(*comm_, complaint(source));
-            ranks().agree(stepper_.problem(), stepper_.fingerprint());
             take_memory(source);
         });
+    }
+    para_step(const para_step&) = delete;
+    para_step& operator=(const para_step&) = delete;
+    /// In a round the other ranks would wait for this one in vain: it aborts them.
+    ~para_step() {
+        if (member_ && !plan_.simulated()) abort("a para_step was destroyed in a round");
     }
 
     [[nodiscard]] const para_step_plan& plan() const noexcept { return plan_; }
@@ -62,40 +73,38 @@ public:
     /// Begins with the noise of key (0, 0); the same source feeds schedulers that draw noise.
     template <noise_source Noise>
     void start(const Noise& noise, stream_ref stream = {}) {
-        begin();
         guarded_call([&] {
-            // Ranks that draw from different sources would sample a mixture.
-            const std::string text = stepper_.fingerprint(noise, stream);
-            agree_on(*comm_, "the loop", text);
-            ranks().agree(stepper_.problem(), text);
+            begin();
+            agree_on_noise(noise, stream);
             stepper_.start(first().state, noise, stream);
         });
     }
     /// Begins with a whole latent, the same on every rank, of which this rank takes what it holds.
     void start(const_latent_view initial, stream_ref stream = {}) {
-        begin();
-        stepper_.start(first().state, initial, stream);
+        guarded_call([&] {
+            begin();
+            stepper_.start(first().state, initial, stream);
+        });
     }
 
     [[nodiscard]] index_t steps() const noexcept { return plan_.problem.steps; }
     /// Steps that are done on every rank: those of the warm-up and of whole rounds.
     [[nodiscard]] index_t step() const noexcept { return step_; }
-    /// Whether there is nothing more to do on this rank; in a last round that is not full that is
-    /// true before the others are done.
+    /// Whether there is nothing more to do on this rank. A rank without a call in a last round that
+    /// is not full is done before the others are; collect() waits for them.
     [[nodiscard]] bool done() const noexcept {
         return step_ == steps() ||
                (in_round() && !member_ && members_.front().rank >= round().count);
     }
 
     /// The next call of this rank; z has been stepped on to where it is made. `noise` serves
-    /// schedulers that draw some.
+    /// schedulers that draw some: the same source on every rank, here and in advance().
     template <noise_source Noise>
     [[nodiscard]] request next_request(const Noise& noise, stream_ref stream = {}) {
-        latpar::detail::require(started_ && !done(),
-                                started_ ? "all steps are done; start again"
-                                         : "there is no latent to step; call start first");
-        if (!in_round()) return stepper_.request_for(step_, first().state);
-        if (!member_) enter_round(noise, stream);
+        latpar::detail::require_started(started_, done());
+        if (in_round() && !member_) enter_round(noise, stream);
+        requested_ = true;
+        if (!member_) return stepper_.request_for(step_, first().state);
         member& m = members_[*member_];
         return stepper_.request_for(round().first + m.rank, m.state);
     }
@@ -105,6 +114,7 @@ public:
 
     /// Takes a prediction that was made elsewhere, in place of one written to the request's view.
     void supply(const_latent_view prediction, stream_ref stream = {}) {
+        latpar::detail::require_requested(requested_);
         stepper_.kernels().copy(prediction, members_[member_.value_or(0)].state.prediction.view(),
                                 stream);
     }
@@ -112,8 +122,10 @@ public:
     /// Goes on with the prediction that was asked for; with the last of a round, to its end.
     template <noise_source Noise>
     void advance(const Noise& noise, stream_ref stream = {}) {
+        latpar::detail::require_requested(requested_);
+        requested_ = false;
         guarded_call([&] {
-            if (!in_round()) {
+            if (!member_) {
                 warm_up(noise, stream);
                 return;
             }
@@ -126,10 +138,13 @@ public:
 
     /// Runs all steps that are left. `on_step(i)` is called when steps up to i are done, after each
     /// of the warm-up and at the end of each round; when it returns false on any rank, all stop
-    /// there and the result is false. After the last step it is too late to stop.
+    /// there and the result is false. After the last step it is too late to stop, and the finished
+    /// latent is had from collect() only.
     template <noise_source Noise, class OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
+        latpar::detail::require_started(started_, false);
         return guarded_call([&] {
+            if (plan_.problem.draws_noise) agree_on_noise(noise, stream);
             while (step_ < steps()) {
                 const index_t before = step_;
                 while (step_ == before && !done()) {
@@ -154,23 +169,31 @@ public:
 
     /// The latent as it stands, whole, on the ranks that get the result; others may pass {}.
     void collect(latent_view out, stream_ref stream = {}) {
-        latpar::detail::require(started_ && !member_,
-                                started_ ? "a round is under way; advance to its end first"
-                                         : "there is no latent to collect; call start first");
+        latpar::detail::require_started(started_, false);
         guarded_call([&] {
-            if (done() && !delivered_) {
+            latpar::detail::require(!member_, "a round is under way; advance to its end first");
+            // A rank that had no call in the last round may not know whether the others did it.
+            const bool finished =
+                plan_.result.empty() ? done() : any_rank(*comm_, step_ == steps());
+            if (finished && !delivered_) {
                 latent_view z = first().state.z.view();
                 transfer(plan_.result, stream, [&](const para_step_message&) { return z; }).wait();
                 delivered_ = true;
             }
             if (comm_->rank() > 0 && !plan_.options.result_everywhere) return;
-            ranks().collect(done() ? steps() : step_, first().state, out, stepper_.kernels(),
+            ranks().collect(finished ? steps() : step_, first().state, out, stepper_.kernels(),
                             stream);
         });
     }
 
+    /// Ends the waiting of all ranks, those of the model included, with the reason.
+    void abort(std::string_view reason) {
+        comm_->abort(reason);
+        ranks().abort(reason);
+    }
+
     /// What this rank holds between rounds: with history::shared the same on every rank.
-    [[nodiscard]] latent_state& state() noexcept { return first().state; }
+    [[nodiscard]] const latent_state& state() const noexcept { return members_.front().state; }
 
 private:
     /// A rank of the policy that lives here: one, or in a simulation all of them.
@@ -216,21 +239,8 @@ private:
             return concat("the memory is ", name_of(source.space),
                           " memory, which the kernels or the communicator do not reach");
         }
-        for (index_t i = 0; i <= plan_.problem.steps; ++i) {
-            const placement at = ranks().placement_at(i);
-            if (at.held == held() && at.stepped == held()) continue;
-            return concat(
-                "at step ", i, " the model holds ", at.held, " and steps ", at.stepped,
-                " of the latent here, ParaStep was planned for ", held(),
-                " at every step: predictions are reused across steps, so the latent must "
-                "not be cut anew at each; plan latent_parallel with the layout replicated, or "
-                "with central and tell this plan what a rank holds "
-                "(para_step_options::held)");
-        }
-        if (!Schedule::elementwise && !held().empty() && held() != box_of(plan_.problem.extents)) {
-            return "this scheduler cannot step a part of the latent; let every rank hold all of it";
-        }
-        return std::nullopt;
+        return stepper_.complaint_about(held(), "ParaStep",
+                                        [&](index_t i) { return ranks().placement_at(i); });
     }
 
     void take_memory(memory_source source) {
@@ -265,15 +275,25 @@ private:
     }
 
     void begin() {
-        latpar::detail::require(!member_, "a round is under way; advance to its end first");
+        latpar::detail::require(!member_ || plan_.simulated(),
+                                "a round is under way; advance to its end first, or abort");
         finish(state_exchange_);
         step_ = 0;
         round_ = 0;
         member_.reset();
         started_ = true;
+        requested_ = false;
         delivered_ = false;
         reused_.forget();
         for (member& m : members_) stepper_.place(m.state, {held(), held()});
+    }
+
+    /// Ranks that draw from different sources would sample a mixture.
+    template <noise_source Noise>
+    void agree_on_noise(const Noise& noise, stream_ref stream) {
+        const std::string text = stepper_.fingerprint(noise, stream);
+        agree_on(*comm_, "the loop", text);
+        ranks().agree(stepper_.problem(), text);
     }
 
     template <noise_source Noise>
@@ -450,7 +470,7 @@ private:
             }
         }
         state_exchange_.emplace(transfer(round().state, stream, [&](const para_step_message& m) {
-            return travelling(m.history).view();
+            return travelling(m.tensor).view();
         }));
         if (sends) return;  // the sends go on during the next calls of the model
         finish(state_exchange_);
@@ -499,6 +519,7 @@ private:
     std::size_t round_ = 0;
     std::optional<std::size_t> member_;  ///< whose call is next; none between rounds
     bool started_ = false;
+    bool requested_ = false;
     bool delivered_ = false;
     // Reused from call to call, so that the steady state allocates nothing.
     std::vector<send_op> sends_;

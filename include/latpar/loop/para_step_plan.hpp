@@ -32,7 +32,8 @@ struct para_step_options {
     /// M: steps that every rank does by itself at first; 1 to all of them. Quality lives on them.
     index_t warm_up = 5;
     loop::history history = history::shared;
-    loop::reuse reuse = reuse::newest;
+    /// As near to serial as newest, on the whole, and sends less; extrapolated is far off at p = 4.
+    loop::reuse reuse = reuse::own;
     /// What predictions travel as. Nothing travels in a wider type than the latent's.
     dtype wire_prediction = dtype::f32;
     /// What the latent and the scheduler's history travel as.
@@ -50,7 +51,7 @@ struct para_step_message {
     int from = 0;
     int to = 0;
     /// -1: a prediction or the latent; else the number of a history tensor.
-    int history = -1;
+    int tensor = -1;
     index_t bytes = 0;
 
     friend bool operator==(const para_step_message&, const para_step_message&) = default;
@@ -110,10 +111,12 @@ struct para_step_plan {
     /// What the public code of the paper sends: predictions of both guidance branches to rank 0 and
     /// the latent to all, after every round.
     [[nodiscard]] index_t paper_bytes() const;
-    /// Host or device bytes that the loop takes on a rank: latent, prediction, history and messages
-    /// (without the noise of schedulers that draw some).
+    /// Host or device bytes that the loop takes on a rank: latent, prediction, history, messages, and
+    /// noise where some is drawn.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
 
+    /// What every rank of the model has in common too: problem and options but for what is held.
+    [[nodiscard]] std::string run_fingerprint() const;
     /// One line that is equal exactly if problem, options and ranks are.
     [[nodiscard]] std::string fingerprint() const;
 };

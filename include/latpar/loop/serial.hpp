@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -22,6 +23,8 @@ namespace latpar::inline v0::loop {
 ///         model(r.z, r.info, r.prediction, stream);
 ///         s.advance();
 ///     }
+///
+/// An engine whose model fails, or that gives up, calls abort(), or the model's other ranks wait.
 ///
 /// Ranks: with a distributed denoiser, all of its ranks make every call.
 /// Memory: latent, prediction and history over what this rank holds, from `source`, taken by the
@@ -38,27 +41,28 @@ public:
     serial(Model& model, Schedule schedule, const std::array<index_t, 5>& extents,
            Kernels kernels = {}, dtype type = dtype::f32, memory_source source = {})
         : model_(&model), stepper_(std::move(schedule), extents, std::move(kernels), type, source) {
-        ranks().agree(stepper_.problem(), stepper_.fingerprint());
-        guarded_call([&] { take_memory(); });
+        guarded_call([&] {
+            ranks().agree(stepper_.problem(), stepper_.fingerprint());
+            take_memory();
+        });
     }
 
     /// Begins with the noise of key (0, 0); the same source feeds schedulers that draw noise.
     template <noise_source Noise>
     void start(const Noise& noise, stream_ref stream = {}) {
-        begin();
         guarded_call([&] {
-            // Ranks that draw from different sources would sample a mixture.
-            if constexpr (distributed_denoiser<Model>) {
-                ranks().agree(stepper_.problem(), stepper_.fingerprint(noise, stream));
-            }
+            begin();
+            agree_on_noise(noise, stream);
             stepper_.start(state_, noise, stream);
         });
     }
 
     /// Begins with a whole latent of which this rank takes what it holds.
     void start(const_latent_view initial, stream_ref stream = {}) {
-        begin();
-        stepper_.start(state_, initial, stream);
+        guarded_call([&] {
+            begin();
+            stepper_.start(state_, initial, stream);
+        });
     }
 
     [[nodiscard]] index_t steps() const noexcept { return stepper_.schedule().steps(); }
@@ -66,36 +70,48 @@ public:
     [[nodiscard]] index_t step() const noexcept { return step_; }
     [[nodiscard]] bool done() const noexcept { return step_ == steps(); }
 
-    [[nodiscard]] request next_request() {
-        detail::require(started_ && !done(), started_
-                                                 ? "all steps are done; start again"
-                                                 : "there is no latent to step; call start first");
+    /// The next call of the model.
+    [[nodiscard]] request next_request(stream_ref = {}) {
+        detail::require_started(started_, done());
+        requested_ = true;
         stepper_.place(state_.prediction, ranks().placement_at(step_).stepped);
         return stepper_.request_for(step_, state_);
+    }
+    /// The same, as loops take it that step on before they ask.
+    template <noise_source Noise>
+    [[nodiscard]] request next_request(const Noise&, stream_ref stream = {}) {
+        return next_request(stream);
     }
 
     /// Takes a prediction that was made elsewhere, in place of one written to the request's view.
     void supply(const_latent_view prediction, stream_ref stream = {}) {
+        detail::require_requested(requested_);
         stepper_.kernels().copy(prediction, state_.prediction.view(), stream);
     }
 
     /// Steps the scheduler with the prediction. `noise` serves schedulers that draw some.
     template <noise_source Noise>
     void advance(const Noise& noise, stream_ref stream = {}) {
-        stepper_.step(step_, state_, ranks().placement_at(step_).stepped,
-                      std::as_const(state_.prediction).view(), noise, stream);
-        ranks().relayout(step_, state_, stream);
-        ++step_;
+        detail::require_requested(requested_);
+        requested_ = false;
+        guarded_call([&] {
+            stepper_.step(step_, state_, ranks().placement_at(step_).stepped,
+                          std::as_const(state_.prediction).view(), noise, stream);
+            ranks().relayout(step_, state_, stream);
+            ++step_;
+        });
     }
 
     /// As above, for a scheduler that draws no noise (usage_error otherwise).
     void advance(stream_ref stream = {}) { advance(detail::no_noise{}, stream); }
 
     /// Runs all steps that are left. `on_step(step)` is called after each; when it returns false on
-    /// any rank, all stop there and the result is false.
+    /// any rank, all stop there and the result is false. After the last step it is too late to stop.
     template <noise_source Noise, class OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
+        detail::require_started(started_, false);
         return guarded_call([&] {
+            if (stepper_.problem().draws_noise) agree_on_noise(noise, stream);
             while (!done()) {
                 const request next = next_request();
                 (*model_)(next.z, next.info, next.prediction, stream);
@@ -103,7 +119,7 @@ public:
                 const bool stop = !on_step(step_ - 1);
                 // Without a callback nobody can want to stop, and nobody asks.
                 if constexpr (!std::is_same_v<std::remove_cvref_t<OnStep>, detail::carry_on>) {
-                    if (ranks().any_rank(stop)) return false;
+                    if (!done() && ranks().any_rank(stop)) return false;
                 }
             }
             return true;
@@ -116,9 +132,12 @@ public:
 
     /// The latent as it stands, whole, on the ranks that get the result; others may pass {}.
     void collect(latent_view out, stream_ref stream = {}) {
-        detail::require(started_, "there is no latent to collect; call start first");
-        ranks().collect(step_, state_, out, stepper_.kernels(), stream);
+        detail::require_started(started_, false);
+        guarded_call([&] { ranks().collect(step_, state_, out, stepper_.kernels(), stream); });
     }
+
+    /// Ends the waiting of the model's other ranks, with the reason.
+    void abort(std::string_view reason) { ranks().abort(reason); }
 
     /// What this rank holds between steps.
     [[nodiscard]] latent_state& state() noexcept { return state_; }
@@ -131,6 +150,14 @@ private:
     decltype(auto) guarded_call(F&& f) {
         detail::spread<Model> all = ranks();
         return guarded(all, std::forward<F>(f));
+    }
+
+    /// Ranks that draw from different sources would sample a mixture.
+    template <noise_source Noise>
+    void agree_on_noise(const Noise& noise, stream_ref stream) {
+        if constexpr (distributed_denoiser<Model>) {
+            ranks().agree(stepper_.problem(), stepper_.fingerprint(noise, stream));
+        }
     }
 
     void take_memory() {
@@ -152,6 +179,7 @@ private:
     void begin() {
         step_ = 0;
         started_ = true;
+        requested_ = false;
         stepper_.place(state_, ranks().placement_at(0));
     }
 
@@ -160,6 +188,7 @@ private:
     latent_state state_;
     index_t step_ = 0;
     bool started_ = false;
+    bool requested_ = false;
 };
 
 }  // namespace latpar::inline v0::loop

@@ -5,6 +5,7 @@
 #include <latpar/schedule/scheduler.hpp>
 
 #include <array>
+#include <string>
 #include <vector>
 
 namespace latpar::inline v0 {
@@ -20,6 +21,7 @@ struct latent_problem {
     /// live_history[i][k]: whether step i reads history tensor k. Empty: no step reads any.
     std::vector<std::vector<bool>> live_history{};
     bool elementwise = true;
+    bool draws_noise = false;  ///< whether any step draws noise
 
     /// The problem of sampling a latent of `extents` [B, C, T, H, W] with `schedule`.
     template <scheduler S>
@@ -32,6 +34,9 @@ struct latent_problem {
         out.steps = schedule.steps();
         out.type = type;
         out.elementwise = S::elementwise;
+        for (index_t i = 0; i < schedule.steps(); ++i) {
+            out.draws_noise = out.draws_noise || schedule.draws_noise(i);
+        }
         for (index_t i = 0; i < schedule.steps() && schedule.history_size() > 0; ++i) {
             std::vector<bool>& live = out.live_history.emplace_back();
             for (index_t k = 0; k < schedule.history_size(); ++k) {
@@ -49,6 +54,12 @@ struct latent_problem {
         return step < static_cast<index_t>(live_history.size()) &&
                live_history[static_cast<std::size_t>(step)][static_cast<std::size_t>(k)];
     }
+    /// What a loop takes to draw noise, for at most so many positions: it is drawn in float32.
+    [[nodiscard]] index_t noise_bytes(index_t positions) const noexcept {
+        return draws_noise || type != dtype::f32 ? positions * batch * channels * 4 : 0;
+    }
+    /// One line that is equal exactly if the problems are.
+    [[nodiscard]] std::string fingerprint() const;
     friend bool operator==(const latent_problem&, const latent_problem&) = default;
 };
 

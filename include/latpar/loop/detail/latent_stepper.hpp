@@ -9,8 +9,13 @@
 #include <latpar/schedule/scheduler.hpp>
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <optional>
+#include <span>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,6 +32,16 @@ struct no_noise {
 struct carry_on {
     constexpr bool operator()(index_t) const noexcept { return true; }
 };
+
+/// Errors: usage_error unless a latent was started and is not done.
+inline void require_started(bool started, bool done) {
+    require(started && !done,
+            started ? "all steps are done; start again" : "there is no latent; call start first");
+}
+/// Errors: usage_error unless the model was asked for what is now given.
+inline void require_requested(bool requested) {
+    require(requested, "nothing was asked of the model; call next_request first");
+}
 
 /// Steps latents through a schedule. The latents' state is the caller's; noise and bookkeeping,
 /// which all of them share, are kept here.
@@ -68,13 +83,31 @@ public:
     [[nodiscard]] latent_block take_block(index_t positions) {
         return latent_block(positions * extents_[0] * extents_[1] * size_of(type_), type_, source_);
     }
-    /// Memory for the noise of states that are never larger than this. Noise is drawn in float32.
+    /// Memory for the noise of states that are never larger than this.
     void take_noise(index_t positions) {
-        bool draws = type_ != dtype::f32;
-        for (index_t i = 0; i < schedule_.steps(); ++i) draws = draws || schedule_.draws_noise(i);
-        if (draws) {
-            noise_ = latent_block(positions * extents_[0] * extents_[1] * 4, dtype::f32, source_);
+        const index_t bytes = problem().noise_bytes(positions);
+        if (bytes > 0) noise_ = latent_block(bytes, dtype::f32, source_);
+    }
+
+    /// Why a loop that keeps predictions from step to step cannot run where the latent lies as
+    /// `placement_at(step)` says, if so; it was planned for `held` at every step.
+    template <class PlacementAt>
+    [[nodiscard]] std::optional<std::string> complaint_about(const box& held, std::string_view loop,
+                                                             PlacementAt&& placement_at) const {
+        for (index_t i = 0; i <= schedule_.steps(); ++i) {
+            const placement at = placement_at(i);
+            if (at.held == held && at.stepped == held) continue;
+            return concat("at step ", i, " the model holds ", at.held, " and steps ", at.stepped,
+                          " of the latent here, ", loop, " was planned for ", held,
+                          " at every step: predictions are kept from step to step, so the latent "
+                          "must not be cut anew at each; plan latent_parallel with the layout "
+                          "replicated, or with central and tell the loop's plan what a rank holds "
+                          "(its option held)");
         }
+        if (!Schedule::elementwise && !held.empty() && held != box_of(spatial())) {
+            return "this scheduler cannot step a part of the latent; let every rank hold all of it";
+        }
+        return std::nullopt;
     }
 
     void place(latent_block& block, const box& where) const {
@@ -154,10 +187,20 @@ public:
 
     /// Tells one schedule from another.
     [[nodiscard]] std::string fingerprint() const {
+        std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+        const auto add = [&](std::span<const double> values) {
+            for (const double value : values) {
+                auto bits = std::bit_cast<std::uint64_t>(value);
+                for (int byte = 0; byte < 8; ++byte, bits >>= 8) {
+                    hash = (hash ^ (bits & 0xff)) * 0x100000001b3;
+                }
+            }
+        };
+        add(schedule_.timesteps());
+        add(schedule_.sigmas());
         std::ostringstream out;
-        out << std::hexfloat << schedule_.name();
-        for (const double t : schedule_.timesteps()) out << ' ' << t;
-        for (const double s : schedule_.sigmas()) out << ' ' << s;
+        out << "schedule " << schedule_.name() << " of " << schedule_.steps() << " steps ("
+            << std::hex << hash << ')';
         return std::move(out).str();
     }
     /// Tells one noise source from another, by its first value; empty where the host cannot read.

@@ -59,7 +59,9 @@ public:
             const auto time = [&](index_t k) {
                 return schedule.timesteps()[static_cast<std::size_t>(k)];
             };
-            slope = (time(i) - time(newest_)) / (time(newest_) - time(oldest_));
+            // Schedules that round their timesteps may have the same one twice.
+            const double apart = time(newest_) - time(oldest_);
+            slope = apart == 0 ? 0 : (time(i) - time(newest_)) / apart;
         }
         const std::array<const_latent_view, 2> inputs{view(0), view(1)};
         const std::array<float, 2> weights{static_cast<float>(-slope),
