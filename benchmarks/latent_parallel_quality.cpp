@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How near LatentParallel comes to one rank alone, on the bundled model: PSNR over parts, overlap,
-// rotation, partition and wire types, averaged over seeds.
+// rotation, partition and wire types, with mean and spread over seeds.
 #include <latpar/comm/self.hpp>
 #include <latpar/loop/serial.hpp>
 #include <latpar/schedule/philox_noise.hpp>
@@ -11,6 +11,10 @@
 #include <generate/job.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -91,29 +95,82 @@ latent sample_parts(const generate::job& j, const variant& v, int threads) {
     return sample(policy, j);
 }
 
+/// The JSON of an earlier or another process.
+/// Errors: io_error if it cannot be read; usage_error if it was made with another number of steps.
+json read_results(const std::string& path, const json& here) {
+    std::ifstream file(path);
+    detail::require<io_error>(file.good(), "cannot read ", path);
+    json out = json::parse(file);
+    detail::require(out.at("steps") == here.at("steps"), path, " was made with ",
+                    out.at("steps").dump(), " steps, not with ", here.at("steps").dump(),
+                    "; give the same --steps, or another file");
+    return out;
+}
+
+/// A row of Markdown for every variant, over the seeds that have it.
+void print_table(const json& seeds) {
+    std::cout << "\n| variant | seeds | PSNR, mean | standard deviation | least | most |\n"
+              << "|---|---|---|---|---|---|\n";
+    for (const variant& v : variants()) {
+        std::vector<double> psnr;
+        for (const auto& [name, row] : seeds.items()) {
+            if (row.contains(v.name)) psnr.push_back(row.at(v.name).at("psnr_db"));
+        }
+        if (psnr.empty()) continue;
+        const double count = static_cast<double>(psnr.size());
+        double mean = 0;
+        for (const double p : psnr) mean += p / count;
+        double square = 0;
+        for (const double p : psnr) square += (p - mean) * (p - mean);
+        const auto [least, most] = std::minmax_element(psnr.begin(), psnr.end());
+        std::printf("| %s | %zu | %.2f | %.2f | %.2f | %.2f |\n", v.name.c_str(), psnr.size(), mean,
+                    std::sqrt(square / std::max(count - 1, 1.0)), *least, *most);
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
     generate::options options;
     options.quiet = true;
+    int first = 0;
     int seeds = static_cast<int>(prompts.size());
     std::string results = "latent_parallel_quality.json";
+    std::vector<std::string> others;
+    std::vector<std::string> notes;
     std::string sheets;
     int threads = static_cast<int>(std::thread::hardware_concurrency());
     CLI::App app("PSNR of LatentParallel against one rank, by parts, overlap and rotation");
     app.add_option("--seeds", seeds, "Seed s samples prompt s mod 8")->capture_default_str();
+    app.add_option("--first", first, "The first seed; earlier ones are taken from --results")
+        ->capture_default_str();
     app.add_option("--steps", options.steps)->capture_default_str();
     app.add_option("--weights", options.weights);
     app.add_option("--threads", threads)->capture_default_str();
     app.add_option("--results", results,
-                   "JSON, rewritten after every seed; what it holds is not run again")
+                   "JSON, rewritten after every sample; what it holds is not run again")
         ->capture_default_str();
+    app.add_option("--add", others, "Results of other processes, to take in before");
+    app.add_option("--note", notes, "KEY=TEXT to keep in the JSON, such as commit=...");
     app.add_option("--sheets", sheets, "Folder for a contact sheet of the first seed");
     CLI11_PARSE(app, argc, argv);
 
-    json all = {{"steps", options.steps}, {"seeds", json::object()}};
-    if (std::ifstream file(results); file) all = json::parse(file);
-    for (int seed = 0; seed < seeds; ++seed) {
+    json all = {{"benchmark", "latent_parallel_quality"},
+                {"compiler", __VERSION__},
+                {"steps", options.steps},
+                {"guidance", options.guidance},
+                {"seeds", json::object()}};
+    if (std::filesystem::exists(results)) all = read_results(results, all);
+    for (const std::string& path : others) {
+        all["seeds"].merge_patch(read_results(path, all).at("seeds"));
+    }
+    for (const std::string& note : notes) {
+        const auto end = note.find('=');
+        detail::require(end != std::string::npos, "--note ", note, " is not KEY=TEXT");
+        all[note.substr(0, end)] = note.substr(end + 1);
+    }
+
+    for (int seed = first; seed < seeds; ++seed) {
         json& row = all["seeds"][std::to_string(seed)];
         options.seed = static_cast<std::uint64_t>(seed);
         options.prompt = prompts[static_cast<std::size_t>(seed) % prompts.size()];
@@ -130,6 +187,7 @@ int main(int argc, char** argv) try {
             const latent parts = sample_parts(j, v, threads);
             const auto alike = generate::compare(j, parts.view(), std::as_const(*serial).view());
             row[v.name] = {{"psnr_db", alike.psnr_db}, {"relative_error", alike.relative_error}};
+            std::ofstream(results) << all.dump(1) << '\n';
             std::cout << "seed " << seed << "  " << v.name << "  " << alike.psnr_db << " dB"
                       << std::endl;
             if (draws) {
@@ -142,20 +200,10 @@ int main(int argc, char** argv) try {
         for (const auto& [name, videos] : rows) {
             media::write_contact_sheet(sheets + "/latent_parallel_" + name + ".png", videos, 8);
         }
-        std::ofstream(results) << all.dump(1) << '\n';
     }
 
-    std::cout << "\n| variant | PSNR, mean over " << seeds << " seeds | worst |\n|---|---|---|\n";
-    for (const variant& v : variants()) {
-        double sum = 0;
-        double worst = 1e9;
-        for (int seed = 0; seed < seeds; ++seed) {
-            const double psnr = all["seeds"][std::to_string(seed)][v.name]["psnr_db"];
-            sum += psnr;
-            worst = std::min(worst, psnr);
-        }
-        std::printf("| %s | %.2f dB | %.2f dB |\n", v.name.c_str(), sum / seeds, worst);
-    }
+    std::ofstream(results) << all.dump(1) << '\n';
+    print_table(all.at("seeds"));
     return 0;
 } catch (const std::exception& error) {
     std::cerr << "latent_parallel_quality: " << error.what() << '\n';

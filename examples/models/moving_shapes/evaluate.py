@@ -35,26 +35,33 @@ def main():
     parser.add_argument("--output", type=Path, default=HERE)
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--sweep", action="store_true", help="other guidance scales and step counts too")
+    parser.add_argument("--parts", action="store_true", help="parts over overlap and rotation too, with their PSNR")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args()
     model, extra = sample.load(a.weights, a.device)
     results = {}
 
-    def run(name, frames=16, height=96, width=96, clips=a.clips // 2, sheet=True, **settings):
+    def run(name, frames=16, height=96, width=96, clips=a.clips // 2, sheet=True, draw=2000, against=None, **settings):
         begin = time.time()
-        prompts = world.random_prompts(2000, clips, height, width)
+        prompts = world.random_prompts(draw, clips, height, width)
         with torch.autocast(torch.device(a.device).type, torch.bfloat16):
             videos = sample.sample(model, extra, prompts, frames, height, width, **settings)
-        results[name] = checker.rates(videos, prompts)
+        results[name] = {"clips": clips, **checker.rates(videos, prompts)}
+        if against is not None:
+            error = (videos.clamp(-1, 1) - against.clamp(-1, 1)).square().mean((1, 2, 3, 4))
+            psnr = 10 * torch.log10(4 / error.clamp(min=1e-12))
+            results[name] |= {"psnr_db": round(psnr.mean().item(), 2), "psnr_spread_db": round(psnr.std().item(), 2)}
         print(f"{name:24}", json.dumps(results[name]), f"{time.time() - begin:.1f} s", flush=True)
         if sheet:
             sample.sheet(videos[:14], prompts[:14]).save(a.output / f"{name}.png", optimize=True)
         (a.output / "results.json").write_text(json.dumps(results, indent=1))
+        return videos
 
     results["true"], results["shuffled"] = true_clips(extra, 2 * a.clips, a.device)
     print(results, flush=True)
     run("sampled", clips=a.clips)
     (a.output / "sampled.png").replace(a.output / "contact_sheet.png")
+    run("sampled_others", clips=4 * a.clips, sheet=False, draw=3000, seed=1)
     run("parts_4", count=4)
     run("sampled_128x96", height=128)
     run("sampled_24_frames", frames=24)
@@ -68,6 +75,14 @@ def main():
         run("steps_15", steps=15, sheet=False)
         run("sampled_64x64_8_frames", frames=8, height=64, width=64, sheet=False)
         run("parts_4_overlap_1", count=4, overlap=1.0, sheet=False)
+    if a.parts:
+        whole = run("whole", clips=a.clips, sheet=False)
+        for count in (2, 4):
+            for overlap in (0.0, 0.25, 0.5, 1.0):
+                for axes, rotation in (("THW", (0, 1, 2)), ("T", (0,))):
+                    name = f"parts_{count}_overlap_{overlap}_{axes}"
+                    cut = {"count": count, "overlap": overlap, "rotation": rotation}
+                    run(name, clips=a.clips, sheet=False, against=whole, **cut)
 
 
 if __name__ == "__main__":

@@ -72,10 +72,10 @@ def guided(model, z, sigma, text, guidance):
     return unconditional + guidance * (conditional - unconditional)
 
 
-def predict(model, z, sigma, text, guidance, step, count, overlap):
+def predict(model, z, sigma, text, guidance, step, count, overlap, rotation):
     """The guided prediction, from `count` parts along the axis whose turn it is."""
     patch = (1, 2, 2)
-    axes = [axis for axis in range(3) if z.shape[2 + axis] > patch[axis]]
+    axes = [axis for axis in rotation if z.shape[2 + axis] > patch[axis]]
     axis = axes[step % len(axes)]
     total, norm = torch.zeros_like(z), torch.zeros_like(z)
     for begin, end, front, rear in parts(z.shape[2 + axis] // patch[axis], count, overlap):
@@ -92,8 +92,11 @@ def predict(model, z, sigma, text, guidance, step, count, overlap):
 
 
 @torch.no_grad()
-def sample(model, extra, prompts, frames, height, width, steps=STEPS, guidance=GUIDANCE, seed=0, count=1, overlap=0.5):
-    """Videos [B, frames, 3, height, width] in [-1, 1]."""
+def sample(
+    model, extra, prompts, frames, height, width, steps=STEPS, guidance=GUIDANCE, seed=0, count=1, overlap=0.5,
+    rotation=(0, 1, 2),
+):
+    """Videos [B, frames, 3, height, width] in [-1, 1]; `rotation` are the axes (T, H, W) that are cut in turn."""
     device = extra["prompt.tokens"].device
     generator = torch.Generator().manual_seed(seed)
     shape = (len(prompts), codec.CHANNELS, frames, height // codec.BLOCK, width // codec.BLOCK)
@@ -102,7 +105,7 @@ def sample(model, extra, prompts, frames, height, width, steps=STEPS, guidance=G
     text = (embed(extra, words_for(prompts, device)), embed(extra, null))
     sigmas = euler_flow(steps)
     for step, (sigma, following) in enumerate(zip(sigmas, sigmas[1:])):
-        z = z + (following - sigma) * predict(model, z, sigma, text, guidance, step, count, overlap)
+        z = z + (following - sigma) * predict(model, z, sigma, text, guidance, step, count, overlap, rotation)
     with torch.autocast(device.type, enabled=False):
         return codec.decode(extra, z)
 

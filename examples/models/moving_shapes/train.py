@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the model by flow matching on freshly drawn scenes; checkpoints, resumes, and samples as it goes.
 
-The weights of this folder took two runs, 20 minutes in all, on one NVIDIA H200 (README.md, training_log.json):
+The weights of this folder took three runs, 47 minutes in all, on one NVIDIA H200 (README.md; training_log.json, which
+also says what this script did otherwise at the time of the first two):
     python train.py --output first --world lively --steps 7394 --short-steps 3000 --decay 0.01
     python export.py first/checkpoint.pt --output first
     python train.py --output second --initial first/moving_shapes.safetensors --minutes 12.6 --decay 0.85 \\
         --warm-up 150 --seed 2
-    python export.py second/checkpoint.pt && python evaluate.py
+    python export.py second/checkpoint.pt --output second
+    python train.py --output third --initial second/moving_shapes.safetensors --minutes 26 --decay 0.85 \\
+        --warm-up 150 --seed 3 --sheet-seconds 420
+    python export.py third/checkpoint.pt && python evaluate.py --sweep --parts
 A run ends after --steps steps, or after --minutes minutes of training where --steps is 0.
 """
 
@@ -44,11 +48,11 @@ def draw_shape(rng, most_tokens):
     while True:
         frames = rng.choice((4, 5, 6, 7, 8, 8, 10, 12, 12, 14, 16, 16, 16, 16, 20, 24))
         draw = rng.random()
-        if draw < 0.32:
+        if draw < 0.39:
             frames, canvas, window = 16, (12, 12), None
-        elif draw < 0.52:  # short and long clips of the default canvas, also what a cut along T shows
+        elif draw < 0.59:  # short and long clips of the default canvas, also what a cut along T shows
             canvas, window = (12, 12), None
-        elif draw < 0.75:
+        elif draw < 0.82:
             sizes = ((6, 6), (6, 8), (8, 6), (8, 8), (8, 10), (10, 8), (8, 12), (12, 8), (10, 10), (9, 12), (12, 9))
             sizes += ((10, 12), (12, 10), (12, 16), (16, 12), (14, 14), (16, 16), (12, 14), (14, 12))
             canvas, window = rng.choice(sizes), None
