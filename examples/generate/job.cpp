@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all ranks work on: the model, its text, the shapes and the schedule.
-#include <latpar/comm/mesh_shape.hpp>
 #include <latpar/io/safetensors.hpp>
 #include <latpar/schedule/by_name.hpp>
 
@@ -17,24 +16,6 @@ using latpar::index_t;
 using latpar::detail::require;
 
 constexpr const char* file_name = "moving_shapes.safetensors";
-
-latpar::latent_parallel_options policy_options(const options& wanted,
-                                               const latpar::extents3& patch) {
-    latpar::latent_parallel_options out = wanted.latent_parallel;
-    out.patch = patch;
-    return out;
-}
-
-/// The degree of the latent axis; other axes are refused.
-int latent_degree(const options& wanted) {
-    const auto shape = latpar::mesh_shape::parse(wanted.mesh);
-    for (const latpar::mesh_axis& axis : shape.axes()) {
-        require(axis.name == "latent" || axis.degree == 1, "the mesh axis ", axis.name,
-                " has no policy in this version; use latent");
-    }
-    if (wanted.ranks > 0) shape.require_size(wanted.ranks);
-    return shape.degree("latent");
-}
 
 std::array<index_t, 4> latent_extents(const options& wanted, index_t channels, index_t block) {
     if (wanted.latent) return *wanted.latent;
@@ -72,23 +53,23 @@ std::filesystem::path bundled_weights() {
                                                   candidates[1].string(), "; give --weights"));
 }
 
-latpar::latent_parallel_plan job::plan(int ranks) const {
-    return latpar::plan_latent_parallel(latpar::latent_problem::of(extents, schedule),
-                                        policy_options(options, weights->config.patch_size), ranks);
+run_plan job::plan() const {
+    return plan_run(options, latpar::latent_problem::of(extents, schedule),
+                    weights->config.patch_size);
 }
 
-latpar::latent_parallel_plan plan_only(const options& wanted) {
-    const int ranks = latent_degree(wanted);
-    if (!wanted.latent || !wanted.patch) return prepare(wanted).plan(ranks);
+run_plan plan_only(const options& wanted) {
+    static_cast<void>(mesh_of(wanted));
+    if (!wanted.latent || !wanted.patch) return prepare(wanted).plan();
     const auto [c, t, h, w] = *wanted.latent;
-    return latpar::plan_latent_parallel(
-        latpar::latent_problem::of({1, c, t, h, w},
-                                   latpar::schedule::by_name(wanted.scheduler, wanted.steps)),
-        policy_options(wanted, *wanted.patch), ranks);
+    return plan_run(wanted,
+                    latpar::latent_problem::of(
+                        {1, c, t, h, w}, latpar::schedule::by_name(wanted.scheduler, wanted.steps)),
+                    *wanted.patch);
 }
 
 job prepare(const options& wanted) {
-    static_cast<void>(latent_degree(wanted));
+    static_cast<void>(mesh_of(wanted));
     const auto path = wanted.weights.empty() ? bundled_weights() : wanted.weights;
     job out{wanted,
             {},
@@ -127,6 +108,7 @@ job prepare(const options& wanted) {
     require(c == config.in_channels && c == config.out_channels, "--latent has ", c,
             " channels, the model ", config.in_channels, "; use that many");
     out.extents = {1, c, t, h, w};
+    static_cast<void>(out.plan());
     return out;
 }
 

@@ -6,6 +6,7 @@
 
 #include <generate/media.hpp>
 #include <generate/options.hpp>
+#include <generate/plan.hpp>
 #include <moving_shapes/decoder.hpp>
 #include <wan/transformer.hpp>
 
@@ -27,7 +28,7 @@ struct job {
     std::vector<float> unconditional;
     std::optional<moving_shapes::decoder> decoder;  ///< if the weights bring one
 
-    [[nodiscard]] latpar::latent_parallel_plan plan(int ranks) const;
+    [[nodiscard]] run_plan plan() const;
 };
 
 /// Loads weights and text, and checks that what was asked for can be done.
@@ -36,7 +37,7 @@ struct job {
 [[nodiscard]] job prepare(const options& wanted);
 
 /// The plan for `--plan`: needs no weights if the latent and the patch are given.
-[[nodiscard]] latpar::latent_parallel_plan plan_only(const options& wanted);
+[[nodiscard]] run_plan plan_only(const options& wanted);
 
 /// Where the bundled weights are: beside an installed program, or in the source tree.
 [[nodiscard]] std::filesystem::path bundled_weights();

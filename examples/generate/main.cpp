@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // latpar-generate: samples a video on one rank or many, and reports likeness and cost.
 #include <latpar/comm/agreement.hpp>
-#include <latpar/comm/mesh_shape.hpp>
 #include <latpar/comm/thread_team.hpp>
 
 #include <generate/run.hpp>
-#include <nlohmann/json.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -23,8 +21,6 @@
 
 namespace {
 
-using latpar::index_t;
-
 constexpr int exit_stopped = 130;  // as shells report an interrupted program
 
 std::atomic<bool> stop_requested = false;
@@ -39,53 +35,6 @@ std::optional<int> process_rank() {
 
 void request_stop(int) {
     stop_requested = true;
-}
-
-std::string plan_json(const latpar::latent_parallel_plan& plan) {
-    using json = nlohmann::ordered_json;
-    const auto box_json = [](const latpar::box& b) {
-        return json{{"origin", b.origin}, {"extent", b.extent}};
-    };
-    json cuts = json::array();
-    for (const latpar::latent_cut& cut : plan.cuts) {
-        json parts = json::array();
-        for (const latpar::latent_part& part : cut.parts) {
-            parts.push_back({{"core", box_json(part.core)}, {"window", box_json(part.window)}});
-        }
-        cuts.push_back({{"axis", latpar::name_of(cut.along)}, {"parts", parts}});
-    }
-    std::vector<index_t> sent;
-    std::vector<index_t> received;
-    std::vector<index_t> workspace;
-    for (int rank = 0; rank < plan.ranks; ++rank) {
-        sent.push_back(plan.bytes_sent_by(rank));
-        received.push_back(plan.bytes_received_by(rank));
-        workspace.push_back(plan.workspace_bytes(rank));
-    }
-    const json out{
-        {"policy", "latent_parallel"},
-        {"latent",
-         {plan.problem.channels, plan.problem.extents[0], plan.problem.extents[1],
-          plan.problem.extents[2]}},
-        {"steps", plan.problem.steps},
-        {"ranks", plan.ranks},
-        {"overlap", plan.options.overlap},
-        {"partition", latpar::name_of(plan.options.cores)},
-        {"layout", latpar::name_of(plan.options.layout)},
-        {"wire",
-         {latpar::name_of(plan.options.wire_prediction), latpar::name_of(plan.options.wire_state)}},
-        {"cuts", cuts},
-        {"denoiser_calls",
-         {{"total", plan.denoiser_calls()},
-          {"critical_path", plan.problem.steps},
-          {"critical_fraction", plan.critical_fraction()}}},
-        {"bytes",
-         {{"total", plan.bytes()},
-          {"sent", sent},
-          {"received", received},
-          {"paper", plan.paper_bytes()}}},
-        {"workspace_bytes", workspace}};
-    return out.dump(2) + '\n';
 }
 
 void tell(const generate::options& options, const generate::report& figures) {
@@ -161,8 +110,7 @@ int run_on_processes(const generate::options& options) {
 int run(const generate::options& options) {
     if (options.plan != generate::plan_format::none) {
         const auto plan = generate::plan_only(options);
-        std::cout << (options.plan == generate::plan_format::json ? plan_json(plan)
-                                                                  : to_table(plan));
+        std::cout << (options.plan == generate::plan_format::json ? to_json(plan) : to_table(plan));
         return EXIT_SUCCESS;
     }
     std::signal(SIGINT, request_stop);
@@ -170,10 +118,7 @@ int run(const generate::options& options) {
 #if defined(LATPAR_GENERATE_MPI)
     if (process_rank()) return run_on_processes(options);
 #endif
-    const auto shape = latpar::mesh_shape::parse(options.mesh);
-    const int ranks = options.ranks > 0 ? options.ranks : shape.size();
-    shape.require_size(ranks);
-    return run_on_threads(options, ranks);
+    return run_on_threads(options, generate::mesh_of(options).size());
 }
 
 }  // namespace

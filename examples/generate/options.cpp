@@ -100,6 +100,12 @@ const std::map<std::string, latpar::latent_layout> layouts{
     {"central", latpar::latent_layout::central},
     {"replicated", latpar::latent_layout::replicated},
     {"sharded", latpar::latent_layout::sharded}};
+const std::map<std::string, latpar::loop::reuse> reuses{
+    {"own", latpar::loop::reuse::own},
+    {"newest", latpar::loop::reuse::newest},
+    {"extrapolated", latpar::loop::reuse::extrapolated}};
+const std::map<std::string, latpar::loop::history> histories{
+    {"official", latpar::loop::history::official}, {"shared", latpar::loop::history::shared}};
 const std::map<std::string, dtype> wires{
     {"f32", dtype::f32}, {"bf16", dtype::bf16}, {"f16", dtype::f16}};
 
@@ -113,9 +119,11 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     std::string rotation;
     std::string device = "cpu";
     std::string plan;
-    std::string seed = "8";
+    std::string seed = "6";
     std::string cores = "balanced";
     std::string layout = "automatic";
+    std::string reuse(name_of(out.para_step.reuse));
+    std::string history(name_of(out.para_step.history));
     std::string wire_prediction = "f32";
     std::string wire_state = "f32";
     CLI::App app(
@@ -160,7 +168,9 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         ->capture_default_str();
 
     const std::string parallel = "Parallelism";
-    app.add_option("--mesh", out.mesh, "Axes and degrees, e.g. latent=4; none: one rank")
+    app.add_option("--mesh", out.mesh,
+                   "Axes and degrees, of step, guidance and latent, e.g. guidance=2,latent=4; "
+                   "none: one rank")
         ->group(parallel);
     app.add_option("--ranks", out.ranks,
                    "Ranks as threads of this process; default: the mesh's size")
@@ -174,10 +184,36 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         ->check(CLI::IsMember({"cpu", "cuda"}))
         ->capture_default_str()
         ->group(parallel);
+    app.add_option("--wire-prediction", wire_prediction, "What predictions travel as")
+        ->check(CLI::IsMember(names_of(wires)))
+        ->capture_default_str()
+        ->group(parallel);
+    app.add_option("--wire-state", wire_state, "What the latent travels as")
+        ->check(CLI::IsMember(names_of(wires)))
+        ->capture_default_str()
+        ->group(parallel);
     app.add_flag("--compare-serial", out.compare_serial, "Also run one rank alone and compare")
         ->group(parallel);
 
-    const std::string lp = "LatentParallel";
+    const std::string ps = "ParaStep (axis step) and BatchStep";
+    app.add_option("--warm-up", out.para_step.warm_up, "M: steps that are done one by one at first")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str()
+        ->group(ps);
+    app.add_option("--reuse", reuse, "The prediction with which a rank steps on to its own call")
+        ->check(CLI::IsMember(names_of(reuses)))
+        ->capture_default_str()
+        ->group(ps);
+    app.add_option("--history", history, "What becomes of a multistep sampler's history")
+        ->check(CLI::IsMember(names_of(histories)))
+        ->capture_default_str()
+        ->group(ps);
+    app.add_option("--batch-step", out.batch_step,
+                   "p: steps in one batch of the model, on one rank; no axis step")
+        ->check(CLI::Range(1, 1024))
+        ->group(ps);
+
+    const std::string lp = "LatentParallel (axis latent)";
     app.add_option("--overlap", policy.overlap, "r: overlap on each side, in cores")
         ->capture_default_str()
         ->group(lp);
@@ -187,14 +223,6 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         ->group(lp);
     app.add_option("--layout", layout, "Where the latent lives")
         ->check(CLI::IsMember(names_of(layouts)))
-        ->capture_default_str()
-        ->group(lp);
-    app.add_option("--wire-prediction", wire_prediction, "What predictions travel as")
-        ->check(CLI::IsMember(names_of(wires)))
-        ->capture_default_str()
-        ->group(lp);
-    app.add_option("--wire-state", wire_state, "What the latent travels as")
-        ->check(CLI::IsMember(names_of(wires)))
         ->capture_default_str()
         ->group(lp);
     app.add_option("--rotation", rotation, "Axes to cut in turn (default THW)")->group(lp);
@@ -231,8 +259,13 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     out.seed = parse_seed(seed);
     policy.cores = partitions.at(cores);
     policy.layout = layouts.at(layout);
-    policy.wire_prediction = wires.at(wire_prediction);
-    policy.wire_state = wires.at(wire_state);
+    policy.wire_prediction = out.para_step.wire_prediction = wires.at(wire_prediction);
+    policy.wire_state = out.para_step.wire_state = wires.at(wire_state);
+    out.para_step.reuse = reuses.at(reuse);
+    out.para_step.history = histories.at(history);
+    require(out.batch_step == 0 || history == "shared",
+            "--history official lets ranks drift apart, and --batch-step ", out.batch_step,
+            " has one rank; use --history shared");
     policy.result_everywhere = false;
     require(std::isfinite(out.guidance), "--guidance ", out.guidance,
             " is no number to scale with");

@@ -2,6 +2,7 @@
 // The command line of latpar-generate.
 #pragma once
 
+#include <latpar/loop/para_step_plan.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>
 
 #include <cstdint>
@@ -30,8 +31,10 @@ struct options {
     std::string scheduler = "euler_flow";
     latpar::index_t steps = 25;
     double guidance = 3.0;
-    std::uint64_t seed = 8;
+    std::uint64_t seed = 6;
     latpar::latent_parallel_options latent_parallel{};
+    latpar::loop::para_step_options para_step{};  ///< warm-up and reuse serve batches too
+    int batch_step = 0;                           ///< steps in a batch; 0: one a call
     bool compare_serial = false;
     std::vector<std::filesystem::path> outputs;
     std::filesystem::path report;

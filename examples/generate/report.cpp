@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The figures of a run, as JSON and as a table for people.
+#include <latpar/core/error.hpp>
+
 #include <generate/report.hpp>
 #include <nlohmann/json.hpp>
 
@@ -32,6 +34,14 @@ std::string fixed(const T& value, int digits, const char* unit) {
     return std::move(out).str();
 }
 
+json rounds_json(const report& r) {
+    if (!r.rounds) return nullptr;
+    return {{"steps", r.rounds->steps},
+            {"warm_up", r.rounds->warm_up},
+            {"reuse", r.rounds->reuse},
+            {"history", r.rounds->history}};
+}
+
 index_t largest(const std::vector<index_t>& values) {
     return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
 }
@@ -39,6 +49,10 @@ index_t largest(const std::vector<index_t>& values) {
 }  // namespace
 
 std::string to_json(const report& r) {
+    json axes;
+    for (const axis_bytes& a : r.bytes_of_axes) {
+        axes[a.axis] = {{"planned", a.planned}, {"metered", a.metered}};
+    }
     const json out{{"policy", r.policy},
                    {"mesh", r.mesh},
                    {"ranks", r.ranks},
@@ -50,15 +64,21 @@ std::string to_json(const report& r) {
                    {"seed", r.seed},
                    {"scheduler", r.scheduler},
                    {"threads", r.threads},
+                   {"rounds", rounds_json(r)},
                    {"wall_seconds", r.wall_seconds},
                    {"denoiser_calls",
                     {{"total", r.calls_total},
                      {"critical_path", r.calls_critical_path},
                      {"critical_fraction", r.critical_fraction}}},
+                   {"model_calls",
+                    {{"total", r.model_calls_total},
+                     {"critical_path", r.model_calls_critical_path},
+                     {"serial", r.model_calls_serial}}},
                    {"bytes",
                     {{"planned", r.bytes_planned},
                      {"total", r.bytes_total},
                      {"sent", r.bytes_sent},
+                     {"axes", axes},
                      {"paper", or_null(r.bytes_paper)}}},
                    {"workspace_bytes", r.workspace_bytes},
                    {"peak_bytes", r.peak_bytes},
@@ -87,15 +107,22 @@ std::string to_summary(const report& r) {
     row("", r.ranks == 1 ? "this run" : std::to_string(r.ranks) + " ranks", "1 rank alone");
     row("wall time", fixed(r.wall_seconds, 1, " s"),
         compared ? fixed(*r.serial_wall_seconds, 1, " s") : "");
-    row("denoiser calls, critical path", std::to_string(r.calls_critical_path),
-        std::to_string(r.steps));
+    const auto calls = [&](const std::string& name, index_t here, index_t alone) {
+        const std::string against = latpar::detail::concat(" (serial ", alone, ')');
+        row(name, std::to_string(here) + (compared ? "" : against), std::to_string(alone));
+    };
+    calls("denoiser calls, critical path", r.calls_critical_path, r.steps);
+    calls("model calls, critical path", r.model_calls_critical_path, r.model_calls_serial);
     row("  of which each denoises", fixed(100 * r.critical_fraction, 0, "% of latent"),
         "100% of latent");
-    row("denoiser calls, all ranks", std::to_string(r.calls_total), std::to_string(r.steps));
+    calls("model calls, all ranks", r.model_calls_total, r.model_calls_serial);
     row("bytes sent, planned", mebibytes(r.bytes_planned), mebibytes(0));
     row("bytes sent, metered", mebibytes(r.bytes_total), mebibytes(0));
+    for (const axis_bytes& a : r.bytes_of_axes) {
+        if (a.metered > 0) row("  along " + a.axis, mebibytes(a.metered));
+    }
     if (r.bytes_paper) row("  by the paper's accounting", mebibytes(*r.bytes_paper));
-    row("workspace, largest rank", mebibytes(largest(r.workspace_bytes)), mebibytes(0));
+    row("workspace, largest rank", mebibytes(largest(r.workspace_bytes)));
     row("peak memory, largest rank", mebibytes(largest(r.peak_bytes)),
         r.serial_peak_bytes ? mebibytes(*r.serial_peak_bytes) : "");
     if (r.psnr_db) row("PSNR against one rank", fixed(*r.psnr_db, 2, " dB"));

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // One rank's share of a job.
-#include <latpar/comm/collectives.hpp>
-#include <latpar/comm/mesh.hpp>
+#include <latpar/comm/agreement.hpp>
 #include <latpar/comm/metered.hpp>
-#include <latpar/loop/serial.hpp>
+#include <latpar/compose/composition.hpp>
+#include <latpar/loop/batch_step.hpp>
 #include <latpar/schedule/philox_noise.hpp>
-#include <latpar/step/latent_parallel.hpp>
 
 #include <generate/guided_model.hpp>
 #include <generate/progress.hpp>
 #include <generate/run.hpp>
 
 #include <chrono>
+#include <numeric>
 #include <thread>
 
 namespace generate {
@@ -27,20 +27,43 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Samples with `model`; collects into `out`, which may be empty on ranks that get no result.
-template <class Model>
-bool sample(Model& model, const job& j, const char* label, bool silent, memory_source memory,
-            const std::function<bool()>& stop_requested, latpar::latent_view out) {
-    latpar::loop::serial loop(model, j.schedule, j.extents, latpar::kernel::host{},
-                              latpar::dtype::f32, memory);
+/// Who is told how far a loop is, and who may stop it.
+struct watch {
+    const char* label;
+    bool silent;
+    const std::function<bool()>& stop_requested;
+};
+
+/// Runs a loop to its end; collects into `out`, which may be empty on ranks that get no result.
+template <class Loop>
+bool run_loop(Loop& loop, const job& j, const watch& by, latpar::latent_view out) {
     const latpar::philox_noise noise(j.options.seed);
     loop.start(noise);
-    progress told(label, loop.steps(), silent);
+    progress told(by.label, loop.steps(), by.silent);
     const bool finished = loop.run(noise, [&](index_t step) {
         told.update(step + 1);
-        return !stop_requested();
+        return !by.stop_requested();
     });
     if (finished) loop.collect(out);
+    return finished;
+}
+
+/// Samples as planned, on all ranks of the mesh. `model_calls` gets those of this rank.
+bool sample(latpar::mesh<communicator>& ranks, const job& j, const run_plan& plan, int threads,
+            memory_source memory, const watch& by, latpar::latent_view out, index_t& model_calls) {
+    bool finished = false;
+    guided_model model(j, threads, memory);
+    if (plan.batches) {
+        latpar::loop::batch_step loop(model, j.schedule, *plan.batches, latpar::kernel::host{},
+                                      memory);
+        finished = run_loop(loop, j, by, out);
+        model_calls = model.branch_calls();
+    } else {
+        latpar::composition nest(std::move(model), ranks, j.schedule, plan.nest,
+                                 latpar::kernel::host{}, memory);
+        finished = run_loop(nest, j, by, out);
+        model_calls = nest.model().branch_calls();
+    }
     return finished;
 }
 
@@ -58,9 +81,52 @@ std::vector<index_t> from_all(latpar::any_communicator& world, index_t value) {
     return out;
 }
 
+index_t sum(const std::vector<index_t>& values) {
+    return std::accumulate(values.begin(), values.end(), index_t{0});
+}
+
+/// Errors: error if what was metered is not what was planned.
+void require_as_planned(const std::string& what, index_t metered, index_t planned) {
+    latpar::detail::require<latpar::error>(metered == planned, "metered ", metered, ' ', what,
+                                           " where ", planned, " were planned; please report this");
+}
+
+/// `model_calls` are those of this rank, which has this place along guidance.
+void count_calls(latpar::any_communicator& world, const run_plan& plan, int guidance_place,
+                 index_t model_calls, report& figures) {
+    const index_t predictions =
+        guidance_place == 0 ? model_calls / plan.calls_in_prediction() : index_t{0};
+    figures.calls_total = sum(from_all(world, predictions));
+    figures.calls_critical_path = plan.critical_path_calls();
+    figures.model_calls_total = sum(from_all(world, model_calls));
+    figures.model_calls_critical_path = plan.critical_path_model_calls();
+    figures.model_calls_serial = plan.serial_model_calls();
+    require_as_planned("denoiser calls", figures.calls_total, plan.denoiser_calls());
+    require_as_planned("model calls", figures.model_calls_total, plan.model_calls());
+}
+
+void count_bytes(latpar::any_communicator& world, const run_plan& plan,
+                 latpar::mesh<communicator>& mesh, report& figures) {
+    index_t sent = 0;
+    for (const char* axis : {"step", "guidance", "latent"}) {
+        const bool talks = mesh.degree(axis) > 1;  // the others share one channel
+        const index_t here = talks ? mesh.axis(axis).account().total().bytes_sent : 0;
+        sent += here;
+        figures.bytes_of_axes.push_back({axis, plan.nest.bytes(axis), sum(from_all(world, here))});
+        const axis_bytes& bytes = figures.bytes_of_axes.back();
+        require_as_planned(std::string("bytes along ") + axis, bytes.metered, bytes.planned);
+    }
+    figures.bytes_planned = plan.nest.bytes();
+    figures.bytes_sent = from_all(world, sent);
+    figures.bytes_total = sum(figures.bytes_sent);
+    figures.bytes_paper = plan.paper_bytes();
+    require_as_planned("bytes", figures.bytes_total, figures.bytes_planned);
+}
+
 bool sample_and_compare(latpar::any_communicator& world, const job& j, const surroundings& around,
                         report& figures) {
-    const auto shape = latpar::mesh_shape::parse(j.options.mesh);
+    const run_plan plan = j.plan();
+    const latpar::mesh_shape& shape = plan.nest.shape;
     const int rank = world.rank();
     const bool tells = rank == 0 && !j.options.quiet;
     const int threads =
@@ -68,35 +134,19 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
     latpar::counting_resource rank_memory;
     const memory_source memory{&rank_memory, memory_space::host};
 
-    communicator metered(world.duplicate());
-    latpar::mesh<communicator> mesh(metered, shape);
-    communicator& latent_ranks = mesh.axis("latent");
-    const latpar::latent_parallel_plan plan = j.plan(latent_ranks.size());
-
+    latpar::mesh<communicator> mesh(latpar::mesh<latpar::any_communicator>(world, shape));
     latpar::latent result;
-    if (rank == 0 || plan.options.result_everywhere)
-        result = latpar::latent(j.extents, latpar::dtype::f32, memory);
-    index_t calls = 0;
-    bool finished = false;
+    if (rank == 0) result = latpar::latent(j.extents, latpar::dtype::f32, memory);
+    index_t model_calls = 0;
     static_cast<void>(world.control_all_gather({}));  // start the clock together
     const auto start = std::chrono::steady_clock::now();
-    {
-        latpar::latent_parallel policy(guided_model(j, threads, memory), latent_ranks, plan,
-                                       latpar::kernel::host{}, memory);
-        finished =
-            sample(policy, j, "sampling", !tells, memory, around.stop_requested, result.view());
-        calls = policy.model().calls();
-    }
+    bool finished = sample(mesh, j, plan, threads, memory,
+                           {"sampling", !tells, around.stop_requested}, result.view(), model_calls);
     if (!finished) return false;
     static_cast<void>(world.control_all_gather({}));
-    const double wall_seconds = seconds_since(start);
+    figures.wall_seconds = seconds_since(start);
 
-    const auto sum = [](const std::vector<index_t>& values) {
-        index_t out = 0;
-        for (const index_t v : values) out += v;
-        return out;
-    };
-    figures.policy = shape.axes().empty() ? "serial" : "latent_parallel";
+    figures.policy = plan.policy();
     figures.mesh = latpar::to_string(shape);
     figures.ranks = world.size();
     figures.backend = around.backend;
@@ -106,19 +156,17 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
     figures.seed = j.options.seed;
     figures.scheduler = j.schedule.name();
     figures.threads = threads;
-    figures.wall_seconds = wall_seconds;
-    figures.calls_total = sum(from_all(world, calls));
-    figures.calls_critical_path = plan.problem.steps;
-    figures.critical_fraction = plan.critical_fraction();
-    figures.bytes_planned = plan.bytes();
-    figures.bytes_sent = from_all(world, metered.account().total().bytes_sent);
-    figures.bytes_total = sum(figures.bytes_sent);
-    if (!shape.axes().empty()) figures.bytes_paper = plan.paper_bytes();
-    figures.workspace_bytes = from_all(world, plan.workspace_bytes(latent_ranks.rank()));
+    if (plan.steps_at_once() > 1) {
+        const latpar::loop::para_step_options& step = j.options.para_step;
+        figures.rounds = {plan.steps_at_once(), step.warm_up,
+                          std::string(latpar::loop::name_of(step.reuse)),
+                          std::string(latpar::loop::name_of(step.history))};
+    }
+    figures.critical_fraction = plan.nest.latent.critical_fraction();
+    count_calls(world, plan, mesh.coordinate("guidance"), model_calls, figures);
+    count_bytes(world, plan, mesh, figures);
+    figures.workspace_bytes = from_all(world, plan.workspace_bytes(rank));
     figures.peak_bytes = from_all(world, rank_memory.peak_bytes() + j.weights->storage.bytes());
-    latpar::detail::require<latpar::error>(
-        figures.bytes_total == figures.bytes_planned, "metered ", figures.bytes_total,
-        " bytes where ", figures.bytes_planned, " were planned; please report this");
 
     latpar::latent serial;
     if (j.options.compare_serial && rank == 0) {
@@ -127,8 +175,9 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
         serial = latpar::latent(j.extents);
         const auto serial_start = std::chrono::steady_clock::now();
         guided_model model(j, threads_for(1), alone);
-        finished =
-            sample(model, j, "one rank", !tells, alone, around.stop_requested, serial.view());
+        latpar::loop::serial loop(model, j.schedule, j.extents, latpar::kernel::host{},
+                                  latpar::dtype::f32, alone);
+        finished = run_loop(loop, j, {"one rank", !tells, around.stop_requested}, serial.view());
         figures.serial_wall_seconds = seconds_since(serial_start);
         figures.serial_peak_bytes =
             serial_memory.peak_bytes() + serial.bytes() + j.weights->storage.bytes();
