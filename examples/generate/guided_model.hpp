@@ -6,15 +6,19 @@
 
 #include <generate/job.hpp>
 
+#include <memory>
+#include <string_view>
+#include <utility>
+
 namespace generate {
 
 /// One rank's instance of a job's model, for one branch of guidance a call, and how often it was
-/// called: each sample of a batch counts as a call.
-class branch_model {
+/// called: each sample of a batch counts as a call. `Attention` may spread the tokens on ranks.
+template <wan::attention Attention>
+class basic_branch_model {
 public:
-    branch_model(const job& j, int threads, latpar::memory_source memory)
-        : model_(j.weights,
-                 std::make_shared<wan::executor>(wan::executor_options{threads, "auto", memory})) {
+    basic_branch_model(const job& j, std::shared_ptr<wan::executor> exec, Attention attend)
+        : model_(j.weights, std::move(exec), std::move(attend)) {
         model_.set_text(latpar::guidance_branch::conditional, j.conditional);
         model_.set_text(latpar::guidance_branch::unconditional, j.unconditional);
     }
@@ -26,18 +30,27 @@ public:
     }
     [[nodiscard]] latpar::index_t max_batch() const noexcept { return model_.max_batch(); }
     [[nodiscard]] latpar::index_t calls() const noexcept { return calls_; }
+    void abort(std::string_view reason) {
+        if constexpr (requires { model_.abort(reason); }) model_.abort(reason);
+    }
 
 private:
-    wan::transformer<> model_;
+    wan::transformer<Attention> model_;
     latpar::index_t calls_ = 0;
 };
 
 /// The same under classifier-free guidance, and how often it was called. Asked for one branch it
 /// gives that alone, so that it serves policies which combine the branches themselves.
-class guided_model {
+template <wan::attention Attention>
+class basic_guided_model {
 public:
-    guided_model(const job& j, int threads, latpar::memory_source memory)
-        : model_(branch_model(j, threads, memory), j.options.guidance, {}, memory) {}
+    basic_guided_model(const job& j, std::shared_ptr<wan::executor> exec, Attention attend)
+        : model_(basic_branch_model<Attention>(j, exec, std::move(attend)), j.options.guidance, {},
+                 exec->memory()) {}
+    basic_guided_model(const job& j, int threads, latpar::memory_source memory) requires
+        std::same_as<Attention, wan::local_attention>
+        : basic_guided_model(j, std::make_shared<wan::executor>(wan::executor_options{
+                                    threads, "auto", memory})) {}
 
     void operator()(latpar::const_latent_view z, const latpar::step_info& info,
                     latpar::latent_view prediction, latpar::stream_ref stream) {
@@ -53,10 +66,16 @@ public:
     [[nodiscard]] latpar::index_t calls() const noexcept { return calls_; }
     /// Calls of the model inside, for one branch each.
     [[nodiscard]] latpar::index_t branch_calls() noexcept { return model_.model().calls(); }
+    void abort(std::string_view reason) { model_.model().abort(reason); }
 
 private:
-    latpar::guided<branch_model> model_;
+    basic_guided_model(const job& j, const std::shared_ptr<wan::executor>& exec)
+        : basic_guided_model(j, exec, wan::local_attention(exec)) {}
+
+    latpar::guided<basic_branch_model<Attention>> model_;
     latpar::index_t calls_ = 0;
 };
+
+using guided_model = basic_guided_model<wan::local_attention>;
 
 }  // namespace generate

@@ -5,6 +5,7 @@
 
 #include <generate/job.hpp>
 #include <moving_shapes/prompt.hpp>
+#include <wan/sequence_parallel.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -55,17 +56,20 @@ std::filesystem::path bundled_weights() {
 
 run_plan job::plan() const {
     return plan_run(options, latpar::latent_problem::of(extents, schedule),
-                    weights->config.patch_size);
+                    weights->config.patch_size, wan::transformer_shape_of(weights->config));
 }
 
 run_plan plan_only(const options& wanted) {
     static_cast<void>(mesh_of(wanted));
     if (!wanted.latent || !wanted.patch) return prepare(wanted).plan();
+    const auto shape = mesh_of(wanted);
+    require(shape.degree("ring") * shape.degree("ulysses") == 1, "--plan of the mesh ", shape,
+            " needs the model's heads and layers; leave --patch out, so that --weights bring them");
     const auto [c, t, h, w] = *wanted.latent;
     return plan_run(wanted,
                     latpar::latent_problem::of(
                         {1, c, t, h, w}, latpar::schedule::by_name(wanted.scheduler, wanted.steps)),
-                    *wanted.patch);
+                    *wanted.patch, {});
 }
 
 job prepare(const options& wanted) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line of latpar-generate.
 #include <latpar/core/error.hpp>
+#include <latpar/loop/batch_step_plan.hpp>
 #include <latpar/schedule/by_name.hpp>
 #include <latpar/version.hpp>
 
@@ -262,6 +263,9 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     policy.wire_prediction = out.para_step.wire_prediction = wires.at(wire_prediction);
     policy.wire_state = out.para_step.wire_state = wires.at(wire_state);
     out.para_step.reuse = reuses.at(reuse);
+    if (out.batch_step > 0 && app.count("--reuse") == 0) {
+        out.para_step.reuse = latpar::loop::batch_step_options{}.reuse;
+    }
     out.para_step.history = histories.at(history);
     require(out.batch_step == 0 || history == "shared",
             "--history official lets ranks drift apart, and --batch-step ", out.batch_step,

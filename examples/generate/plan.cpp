@@ -18,17 +18,23 @@ using latpar::index_t;
 using latpar::detail::require;
 
 /// The axes that nest, from far to near, and their policies.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 3> policies{
-    {{"step", "para_step"}, {"guidance", "guidance_parallel"}, {"latent", "latent_parallel"}}};
+constexpr std::array<std::pair<std::string_view, std::string_view>, 5> policies{
+    {{"step", "para_step"},
+     {"guidance", "guidance_parallel"},
+     {"latent", "latent_parallel"},
+     {"ring", "ring"},
+     {"ulysses", "ulysses"}}};
 
 /// Whether `axis` alone has more than one rank.
 bool is_only_axis(const latpar::mesh_shape& shape, std::string_view axis) {
     return shape.degree(axis) > 1 && shape.degree(axis) == shape.size();
 }
 
-latpar::composition_options nest_options(const options& wanted, const latpar::extents3& patch,
-                                         const latpar::guidance_rule& rule) {
+latpar::composition_options nest_options(
+    const options& wanted, const latpar::extents3& patch, const latpar::guidance_rule& rule,
+    const std::optional<latpar::layer::transformer_shape>& transformer) {
     latpar::composition_options out;
+    out.transformer = transformer;
     out.step = wanted.para_step;
     out.guidance.rule = rule;
     out.guidance.wire_prediction = wanted.latent_parallel.wire_prediction;
@@ -61,13 +67,14 @@ json by_rank(int ranks, F&& f) {
     return out;
 }
 
-json axis_json(const latpar::composition_plan& plan, std::string_view axis) {
+json axis_json(const run_plan& plan, std::string_view axis) {
+    const latpar::composition_plan& nest = plan.nest;
     json out{
-        {"degree", plan.shape.degree(axis)},
+        {"degree", nest.shape.degree(axis)},
         {"bytes", plan.bytes(axis)},
-        {"sent", by_rank(plan.ranks, [&](int rank) { return plan.bytes_sent_by(rank, axis); })}};
-    if (axis == "step" && plan.in_rounds()) {
-        const latpar::loop::para_step_options& step = plan.step.front().options;
+        {"sent", by_rank(nest.ranks, [&](int rank) { return plan.bytes_sent_by(rank, axis); })}};
+    if (axis == "step" && nest.in_rounds()) {
+        const latpar::loop::para_step_options& step = nest.step.front().options;
         out["warm_up"] = step.warm_up;
         out["reuse"] = latpar::loop::name_of(step.reuse);
         out["history"] = latpar::loop::name_of(step.history);
@@ -89,8 +96,11 @@ std::string run_plan::policy() const {
     std::string out;
     for (const auto& [axis, name] : policies) {
         if (nest.shape.degree(axis) == 1) continue;
+        // Ulysses and a ring together are one policy.
+        const bool both = nest.shape.degree("ring") > 1 && nest.shape.degree("ulysses") > 1;
+        if (both && axis == "ulysses") continue;
         if (!out.empty()) out += '(';
-        out += name;
+        out += both && axis == "ring" ? "usp" : name;
     }
     out.append(static_cast<std::size_t>(std::count(out.begin(), out.end(), '(')), ')');
     return out.empty() ? "serial" : out;
@@ -108,7 +118,11 @@ index_t run_plan::denoiser_calls() const {
     if (batches) return batches->denoiser_calls();
     index_t calls = 0;
     for (int rank = 0; rank < nest.ranks; ++rank) {
-        if (nest.shape.coordinate(rank, "guidance") == 0) calls += nest.model_calls_by(rank);
+        if (nest.shape.coordinate(rank, "guidance") + nest.shape.coordinate(rank, "ring") +
+                nest.shape.coordinate(rank, "ulysses") ==
+            0) {
+            calls += nest.model_calls_by(rank);
+        }
     }
     return calls * calls_inside / calls_in_prediction();
 }
@@ -140,13 +154,37 @@ index_t run_plan::workspace_bytes(int rank) const {
     return batches ? batches->workspace_bytes() : nest.workspace_bytes(rank);
 }
 
+index_t run_plan::bytes_sent_by(int rank, std::string_view axis) const {
+    // What a call of the model sends it sends for each branch that is combined inside.
+    const bool in_layers = axis == "ring" || axis == "ulysses";
+    return nest.bytes_sent_by(rank, axis) * (in_layers ? calls_inside : 1);
+}
+
+index_t run_plan::bytes_sent_by(int rank) const {
+    index_t out = 0;
+    for (const auto& [axis, name] : policies) out += bytes_sent_by(rank, axis);
+    return out;
+}
+
+index_t run_plan::bytes(std::string_view axis) const {
+    index_t out = 0;
+    for (int rank = 0; rank < nest.ranks; ++rank) out += bytes_sent_by(rank, axis);
+    return out;
+}
+
+index_t run_plan::bytes() const {
+    index_t out = 0;
+    for (const auto& [axis, name] : policies) out += bytes(axis);
+    return out;
+}
+
 latpar::mesh_shape mesh_of(const options& wanted) {
     auto shape = latpar::mesh_shape::parse(wanted.mesh);
     for (const latpar::mesh_axis& axis : shape.axes()) {
         const bool known = std::any_of(policies.begin(), policies.end(),
                                        [&](const auto& p) { return p.first == axis.name; });
         require(known || axis.degree == 1, "the mesh axis ", axis.name,
-                " has no policy in this version; use latent, guidance or step");
+                " has no policy in this program; use step, guidance, latent, ring and ulysses");
     }
     if (wanted.batch_step > 0) {
         require(wanted.ranks <= 1, "--batch-step ", wanted.batch_step,
@@ -164,7 +202,8 @@ latpar::mesh_shape mesh_of(const options& wanted) {
 }
 
 run_plan plan_run(const options& wanted, const latpar::latent_problem& problem,
-                  const latpar::extents3& patch) {
+                  const latpar::extents3& patch,
+                  const std::optional<latpar::layer::transformer_shape>& transformer) {
     const latpar::mesh_shape shape = mesh_of(wanted);
     auto rule = latpar::guidance_rule::classifier_free(wanted.guidance);
     index_t calls_inside = 1;
@@ -172,9 +211,10 @@ run_plan plan_run(const options& wanted, const latpar::latent_problem& problem,
         calls_inside = static_cast<index_t>(rule.live_branches(0).size());
         rule = latpar::guidance_rule::of({latpar::guidance_branch::guided}, {{1.0}});
     }
-    run_plan out{latpar::plan_composition(problem, shape, nest_options(wanted, patch, rule)),
-                 {},
-                 calls_inside};
+    run_plan out{
+        latpar::plan_composition(problem, shape, nest_options(wanted, patch, rule, transformer)),
+        {},
+        calls_inside};
     if (wanted.batch_step > 0) {
         latpar::loop::batch_step_options batch;
         batch.degree = wanted.batch_step;
@@ -212,7 +252,7 @@ std::string to_json(const run_plan& plan) {
     const latpar::composition_plan& nest = plan.nest;
     const latpar::latent_parallel_plan& latent = nest.latent;
     json axes;
-    for (const auto& [axis, name] : policies) axes[std::string(axis)] = axis_json(nest, axis);
+    for (const auto& [axis, name] : policies) axes[std::string(axis)] = axis_json(plan, axis);
     // Only LatentParallel's plan says what each rank receives.
     const json received =
         nest.ranks == latent.ranks
@@ -243,8 +283,8 @@ std::string to_json(const run_plan& plan) {
                {"critical_path", plan.critical_path_model_calls()},
                {"serial", plan.serial_model_calls()}}},
              {"bytes",
-              {{"total", nest.bytes()},
-               {"sent", by_rank(nest.ranks, [&](int rank) { return nest.bytes_sent_by(rank); })},
+              {{"total", plan.bytes()},
+               {"sent", by_rank(nest.ranks, [&](int rank) { return plan.bytes_sent_by(rank); })},
                {"received", received},
                {"paper", paper ? json(*paper) : json(nullptr)}}},
              {"workspace_bytes",

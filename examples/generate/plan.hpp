@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace generate {
 
@@ -38,15 +39,23 @@ struct run_plan {
     /// The accounting of the paper, where only the policy of one paper runs.
     [[nodiscard]] std::optional<latpar::index_t> paper_bytes() const;
     [[nodiscard]] latpar::index_t workspace_bytes(int rank) const;
+    /// Payload bytes, along an axis or along all; by a rank or by all.
+    [[nodiscard]] latpar::index_t bytes_sent_by(int rank, std::string_view axis) const;
+    [[nodiscard]] latpar::index_t bytes_sent_by(int rank) const;
+    [[nodiscard]] latpar::index_t bytes(std::string_view axis) const;
+    [[nodiscard]] latpar::index_t bytes() const;
 };
 
 /// The mesh that was asked for. Errors: usage_error for axes without a policy, another number of
 /// ranks, or a mesh that does not go with batches of steps.
 [[nodiscard]] latpar::mesh_shape mesh_of(const options& wanted);
 
+/// Axes ulysses and ring need the model's shape.
+///
 /// Errors: usage_error, naming value and remedy, for what the policies refuse.
 [[nodiscard]] run_plan plan_run(const options& wanted, const latpar::latent_problem& problem,
-                                const latpar::extents3& patch);
+                                const latpar::extents3& patch,
+                                const std::optional<latpar::layer::transformer_shape>& transformer);
 
 [[nodiscard]] std::string to_table(const run_plan& plan);
 /// Indented JSON.

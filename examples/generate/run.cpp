@@ -9,6 +9,7 @@
 #include <generate/guided_model.hpp>
 #include <generate/progress.hpp>
 #include <generate/run.hpp>
+#include <wan/sequence_parallel.hpp>
 
 #include <chrono>
 #include <numeric>
@@ -52,15 +53,20 @@ bool run_loop(Loop& loop, const job& j, const watch& by, latpar::latent_view out
 bool sample(latpar::mesh<communicator>& ranks, const job& j, const run_plan& plan, int threads,
             memory_source memory, const watch& by, latpar::latent_view out, index_t& model_calls) {
     bool finished = false;
-    guided_model model(j, threads, memory);
     if (plan.batches) {
+        guided_model model(j, threads, memory);
         latpar::loop::batch_step loop(model, j.schedule, *plan.batches, latpar::kernel::host{},
                                       memory);
         finished = run_loop(loop, j, by, out);
         model_calls = model.branch_calls();
     } else {
-        latpar::composition nest(std::move(model), ranks, j.schedule, plan.nest,
-                                 latpar::kernel::host{}, memory);
+        // Without axes ulysses and ring its attention is that of one rank.
+        using attention = wan::sequence_parallel<communicator>;
+        auto exec = std::make_shared<wan::executor>(wan::executor_options{threads, "auto", memory});
+        attention attend(j.weights->config, exec, ranks.axis("ulysses"), ranks.axis("ring"));
+        latpar::composition nest(
+            basic_guided_model<attention>(j, std::move(exec), std::move(attend)), ranks, j.schedule,
+            plan.nest, latpar::kernel::host{}, memory);
         finished = run_loop(nest, j, by, out);
         model_calls = nest.model().branch_calls();
     }
@@ -91,11 +97,12 @@ void require_as_planned(const std::string& what, index_t metered, index_t planne
                                            " where ", planned, " were planned; please report this");
 }
 
-/// `model_calls` are those of this rank, which has this place along guidance.
-void count_calls(latpar::any_communicator& world, const run_plan& plan, int guidance_place,
-                 index_t model_calls, report& figures) {
+/// `model_calls` are those of this rank; ranks that share the tokens of a call count it once.
+void count_calls(latpar::any_communicator& world, const run_plan& plan,
+                 const latpar::mesh<communicator>& mesh, index_t model_calls, report& figures) {
+    if (mesh.coordinate("ring") + mesh.coordinate("ulysses") > 0) model_calls = 0;
     const index_t predictions =
-        guidance_place == 0 ? model_calls / plan.calls_in_prediction() : index_t{0};
+        mesh.coordinate("guidance") == 0 ? model_calls / plan.calls_in_prediction() : index_t{0};
     figures.calls_total = sum(from_all(world, predictions));
     figures.calls_critical_path = plan.critical_path_calls();
     figures.model_calls_total = sum(from_all(world, model_calls));
@@ -108,15 +115,15 @@ void count_calls(latpar::any_communicator& world, const run_plan& plan, int guid
 void count_bytes(latpar::any_communicator& world, const run_plan& plan,
                  latpar::mesh<communicator>& mesh, report& figures) {
     index_t sent = 0;
-    for (const char* axis : {"step", "guidance", "latent"}) {
+    for (const char* axis : {"step", "guidance", "latent", "ring", "ulysses"}) {
         const bool talks = mesh.degree(axis) > 1;  // the others share one channel
         const index_t here = talks ? mesh.axis(axis).account().total().bytes_sent : 0;
         sent += here;
-        figures.bytes_of_axes.push_back({axis, plan.nest.bytes(axis), sum(from_all(world, here))});
+        figures.bytes_of_axes.push_back({axis, plan.bytes(axis), sum(from_all(world, here))});
         const axis_bytes& bytes = figures.bytes_of_axes.back();
         require_as_planned(std::string("bytes along ") + axis, bytes.metered, bytes.planned);
     }
-    figures.bytes_planned = plan.nest.bytes();
+    figures.bytes_planned = plan.bytes();
     figures.bytes_sent = from_all(world, sent);
     figures.bytes_total = sum(figures.bytes_sent);
     figures.bytes_paper = plan.paper_bytes();
@@ -163,7 +170,7 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
                           std::string(latpar::loop::name_of(step.history))};
     }
     figures.critical_fraction = plan.nest.latent.critical_fraction();
-    count_calls(world, plan, mesh.coordinate("guidance"), model_calls, figures);
+    count_calls(world, plan, mesh, model_calls, figures);
     count_bytes(world, plan, mesh, figures);
     figures.workspace_bytes = from_all(world, plan.workspace_bytes(rank));
     figures.peak_bytes = from_all(world, rank_memory.peak_bytes() + j.weights->storage.bytes());

@@ -198,7 +198,9 @@ index_t composition_plan::model_calls_by(int rank) const {
 
 index_t composition_plan::model_calls() const {
     index_t out = 0;
-    for (int rank = 0; rank < ranks; ++rank) out += model_calls_by(rank);
+    for (int rank = 0; rank < ranks; ++rank) {
+        if (place_of(*this, rank).layer == 0) out += model_calls_by(rank);
+    }
     return out;
 }
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+// What the layer policies refuse, in plans and in calls.
 #include "check_sequence.hpp"
 
+#include <latpar/layer/detail/rows.hpp>
+
 #include <algorithm>
+#include <initializer_list>
 #include <numeric>
 #include <sstream>
 
@@ -33,6 +37,11 @@ void check_sequence(const attention_shape& shape, const token_sequence& sequence
             " tokens; give one for each, joint tokens once, or none");
 }
 
+void drop_full_mask(token_sequence& sequence) {
+    const auto& mask = sequence.is_key;
+    if (std::find(mask.begin(), mask.end(), false) == mask.end()) sequence.is_key.clear();
+}
+
 std::vector<row_range> runs_of_keys(const token_sequence& sequence, index_t first, index_t count) {
     std::vector<row_range> out;
     for (index_t i = 0; i < count; ++i) {
@@ -61,12 +70,20 @@ index_t count_tokens(const token_sequence& sequence) {
                            sequence.joint_front + sequence.joint_back);
 }
 
+std::string mesh_for_heads(index_t heads, int ranks) {
+    int best = 1;
+    for (int degree = 1; degree <= ranks && degree <= heads; ++degree) {
+        if (ranks % degree == 0) best = degree;
+    }
+    return latpar::detail::concat("ulysses=", best, ",ring=", ranks / best);
+}
+
 std::string fingerprint_of(const attention_shape& shape, const token_sequence& sequence,
                            int ranks) {
     std::ostringstream out;
     out << "heads=" << shape.heads << '/' << shape.key_heads << 'x' << shape.head_dim << ' '
-        << name_of(shape.type) << " ranks=" << ranks << " joint=" << sequence.joint_front << '+'
-        << sequence.joint_back << " tokens=";
+        << name_of(shape.type) << (shape.keys_are_dense ? " dense keys" : "") << " ranks=" << ranks
+        << " joint=" << sequence.joint_front << '+' << sequence.joint_back << " tokens=";
     for (const index_t n : sequence.tokens) out << n << ',';
     out << " keys=";
     for (const row_range& run : runs_of_keys(sequence, 0, count_tokens(sequence))) {
@@ -75,4 +92,54 @@ std::string fingerprint_of(const attention_shape& shape, const token_sequence& s
     return std::move(out).str();
 }
 
+void check_views(const attention_shape& shape, int rank, index_t queries, index_t keys,
+                 memory_space space, const const_heads_view& q, const const_heads_view& k,
+                 const const_heads_view& v, const const_heads_view& out) {
+    struct argument {
+        const char* name;
+        const const_heads_view& view;
+        index_t rows, heads;
+    };
+    const std::initializer_list<argument> all{{"q", q, queries, shape.heads},
+                                              {"k", k, keys, shape.key_heads},
+                                              {"v", v, keys, shape.key_heads},
+                                              {"out", out, queries, shape.heads}};
+    const bool fit = std::all_of(all.begin(), all.end(), [&](const argument& a) {
+        return a.view.extents == std::array<index_t, 3>{a.rows, a.heads, shape.head_dim} &&
+               a.view.type == shape.type && a.view.space == space;
+    });
+    if (!fit) {
+        std::ostringstream text;
+        for (const argument& a : all) {
+            text << (a.name[0] == 'q' ? "" : ", ") << a.name << " [" << a.view.extents[0] << ", "
+                 << a.view.extents[1] << ", " << a.view.extents[2] << "] in "
+                 << name_of(a.view.type) << " on " << name_of(a.view.space);
+        }
+        throw usage_error(latpar::detail::concat(
+            "rank ", rank, " planned an attention of ", queries, " queries, ", keys, " keys, ",
+            shape.heads, " heads, ", shape.key_heads, " key heads and head_dim ", shape.head_dim,
+            " in ", name_of(shape.type), " on ", name_of(space), " and was called with ",
+            std::move(text).str(), "; plan for what is passed"));
+    }
+    for (const argument& a : all) {
+        require(&a.view == &out || a.view.elements() == 0 || a.view.data != out.data,
+                "the output of an attention is to be written over ", a.name,
+                ", which is still read then; pass memory of its own for out");
+    }
+}
+
 }  // namespace latpar::inline v0::layer::detail
+
+namespace latpar::inline v0::layer {
+
+std::vector<index_t> even_tokens(index_t total, int ranks) {
+    latpar::detail::require(total >= 0 && ranks >= 1, total, " tokens cannot be spread on ", ranks,
+                            " ranks; use 0 or more tokens and 1 or more ranks");
+    std::vector<index_t> out;
+    for (int rank = 0; rank < ranks; ++rank) {
+        out.push_back(total * (rank + 1) / ranks - total * rank / ranks);
+    }
+    return out;
+}
+
+}  // namespace latpar::inline v0::layer

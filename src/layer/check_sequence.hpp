@@ -11,6 +11,9 @@ namespace latpar::inline v0::layer::detail {
 /// Errors: usage_error unless the heads fit and there are tokens for `ranks` ranks.
 void check_sequence(const attention_shape& shape, const token_sequence& sequence, int ranks);
 
+/// A mask without any token that is no key becomes none.
+void drop_full_mask(token_sequence& sequence);
+
 /// The runs of keys among the tokens [first, first + count) of the sequence, counted from `first`.
 [[nodiscard]] std::vector<row_range> runs_of_keys(const token_sequence& sequence, index_t first,
                                                   index_t count);
@@ -20,6 +23,9 @@ void check_sequence(const attention_shape& shape, const token_sequence& sequence
 
 [[nodiscard]] index_t count_rows(const std::vector<row_range>& runs);
 [[nodiscard]] index_t count_tokens(const token_sequence& sequence);
+
+/// A mesh for as many ranks whose Ulysses part has heads for all.
+[[nodiscard]] std::string mesh_for_heads(index_t heads, int ranks);
 
 [[nodiscard]] std::string fingerprint_of(const attention_shape& shape,
                                          const token_sequence& sequence, int ranks);

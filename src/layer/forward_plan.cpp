@@ -21,23 +21,25 @@ forward_plan plan_forward(const transformer_shape& shape, const extents3& window
     }
     require(ulysses_ranks >= 1 && ring_ranks >= 1, "a mesh of ulysses=", ulysses_ranks,
             ",ring=", ring_ranks, " was planned; each must be 1 or more");
-    return {shape,
-            plan_usp(shape.attention, {even_tokens(tokens, ulysses_ranks * ring_ranks), 0, 0, {}},
-                     ulysses_ranks, ring_ranks)};
+    return {shape, plan_usp(shape.attention,
+                            {even_tokens(tokens, ulysses_ranks * ring_ranks), shape.joint_front,
+                             shape.joint_back},
+                            ulysses_ranks, ring_ranks)};
 }
 
 index_t forward_plan::bytes_sent_by(int rank, std::string_view axis) const {
     const ulysses_plan& row = attention.row_of(rank);
     const ring_plan& ring = attention.ring_of(rank);
     const int in_row = rank % attention.ulysses_ranks;
-    const index_t column = shape.output_columns * 4;
+    const index_t output = shape.output_columns * size_of(shape.output_type);
     if (axis == "ulysses") {
         return shape.layers * row.bytes_sent_by(in_row) +
-               (attention.ulysses_ranks - 1) * row.tokens_of(in_row) * column;
+               (attention.ulysses_ranks - 1) * row.tokens_of(in_row) * output;
     }
     require(axis == "ring", "the axis ", axis, " has no layer policy; use ulysses or ring");
+    const index_t own = row.all_tokens() - shape.joint_front - shape.joint_back;
     return shape.layers * ring.bytes_sent_by(rank / attention.ulysses_ranks) +
-           (attention.ring_ranks - 1) * row.all_tokens() * column;
+           (attention.ring_ranks - 1) * own * output;
 }
 
 index_t forward_plan::bytes(std::string_view axis) const {

@@ -69,14 +69,4 @@ void reference_attention::operator()(const_heads_view q, const_heads_view k, con
     }
 }
 
-std::vector<index_t> even_tokens(index_t total, int ranks) {
-    latpar::detail::require(total >= 0 && ranks >= 1, total, " tokens cannot be spread on ", ranks,
-                            " ranks; use 0 or more tokens and 1 or more ranks");
-    std::vector<index_t> out;
-    for (int rank = 0; rank < ranks; ++rank) {
-        out.push_back(total * (rank + 1) / ranks - total * rank / ranks);
-    }
-    return out;
-}
-
 }  // namespace latpar::inline v0::layer

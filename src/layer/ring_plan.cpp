@@ -15,6 +15,7 @@ using detail::runs_of_keys;
 
 ring_plan plan_ring(const attention_shape& shape, token_sequence sequence, int ranks) {
     detail::check_sequence(shape, sequence, ranks);
+    detail::drop_full_mask(sequence);
     ring_plan plan{shape, std::move(sequence), ranks, {}, {}, {}, {}};
     for (int rank = 0; rank < ranks; ++rank) {
         plan.own_keys.push_back(runs_of_keys(
@@ -64,8 +65,11 @@ std::vector<row_range> ring_plan::query_rows(int rank) const {
 }
 
 bool ring_plan::is_masked() const noexcept {
-    return !is_packed && std::find(sequence.is_key.begin(), sequence.is_key.end(), false) !=
-                             sequence.is_key.end();
+    return !is_packed && !sequence.is_key.empty();
+}
+
+bool ring_plan::may_pack(int rank) const noexcept {
+    return is_masked() || (ranks > 1 && !shape.keys_are_dense && keys_of(rank) > 0);
 }
 
 index_t ring_plan::bytes_sent_by(int rank) const {
@@ -99,11 +103,11 @@ index_t ring_plan::smallest_bytes() const {
     return rows * shape.head_dim * size_of(shape.type);
 }
 
-index_t ring_plan::workspace_bytes(int rank, bool packed) const {
+index_t ring_plan::workspace_bytes(int rank) const {
     using latpar::detail::aligned;
     const index_t row = shape.head_dim * size_of(shape.type);
     const index_t own = keys_of(rank) + joint_front_keys() + joint_back_keys();
-    index_t out = packed ? 2 * aligned(own * shape.key_heads * row) : 0;
+    index_t out = may_pack(rank) ? 2 * aligned(own * shape.key_heads * row) : 0;
     if (ranks == 1) return out;
     const index_t results = rows_of(rank) * shape.heads;
     out += 4 * aligned(most_keys() * shape.key_heads * row);
@@ -114,9 +118,11 @@ index_t ring_plan::workspace_bytes(int rank, bool packed) const {
 }
 
 std::string ring_plan::fingerprint() const {
-    return latpar::detail::concat("ring ", detail::fingerprint_of(shape, sequence, ranks),
-                                  is_packed ? " packed " : " ",
-                                  std::accumulate(keys.begin(), keys.end(), index_t{0}));
+    std::string out = "ring " + detail::fingerprint_of(shape, sequence, ranks);
+    if (!is_packed) return out;
+    out += latpar::detail::concat(" packed ", joint_front_keys(), '+', joint_back_keys(), ' ');
+    for (const index_t n : keys) out += latpar::detail::concat(n, ',');
+    return out;
 }
 
 }  // namespace latpar::inline v0::layer

@@ -13,23 +13,12 @@ using detail::count_rows;
 using detail::runs_of_keys;
 using latpar::detail::require;
 
-namespace {
-
-/// A mesh for as many ranks whose Ulysses part has heads for all.
-std::string better_mesh(index_t heads, int ranks) {
-    int best = 1;
-    for (int degree = 1; degree <= ranks && degree <= heads; ++degree) {
-        if (ranks % degree == 0) best = degree;
-    }
-    return latpar::detail::concat("ulysses=", best, ",ring=", ranks / best);
-}
-
-}  // namespace
-
 ulysses_plan plan_ulysses(const attention_shape& shape, token_sequence sequence, int ranks) {
     detail::check_sequence(shape, sequence, ranks);
+    detail::drop_full_mask(sequence);
     require(ranks <= shape.heads, shape.heads, " heads cannot be spread on ", ranks,
-            " ranks, each needs one; use a mesh such as ", better_mesh(shape.heads, ranks));
+            " ranks, each needs one; use a mesh such as ",
+            detail::mesh_for_heads(shape.heads, ranks));
     ulysses_plan plan{shape, std::move(sequence), ranks, {}, {}, {}, {}};
     const index_t group = shape.heads / shape.key_heads;
     for (int rank = 0; rank < ranks; ++rank) {
@@ -69,8 +58,7 @@ index_t ulysses_plan::all_keys() const {
 }
 
 bool ulysses_plan::is_masked() const noexcept {
-    return std::find(sequence.is_key.begin(), sequence.is_key.end(), false) !=
-           sequence.is_key.end();
+    return !sequence.is_key.empty();
 }
 
 index_t ulysses_plan::bytes_sent_by(int rank) const {

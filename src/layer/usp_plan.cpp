@@ -31,6 +31,11 @@ usp_plan plan_usp(const attention_shape& shape, token_sequence sequence, int uly
                             "a mesh of ulysses=", ulysses_ranks, ",ring=", ring_ranks,
                             " was planned; each must be 1 or more");
     detail::check_sequence(shape, sequence, ulysses_ranks * ring_ranks);
+    detail::drop_full_mask(sequence);
+    latpar::detail::require(ulysses_ranks <= shape.heads, shape.heads,
+                            " heads cannot be spread on ", ulysses_ranks,
+                            " ranks, each needs one; use a mesh such as ",
+                            detail::mesh_for_heads(shape.heads, ulysses_ranks * ring_ranks));
     usp_plan plan{shape, std::move(sequence), ulysses_ranks, ring_ranks, {}, {}};
     for (int row = 0; row < ring_ranks; ++row) {
         plan.rows.push_back(
@@ -39,7 +44,9 @@ usp_plan plan_usp(const attention_shape& shape, token_sequence sequence, int uly
     for (int place = 0; place < ulysses_ranks; ++place) {
         const head_share& share = plan.rows[0].shares[static_cast<std::size_t>(place)];
         ring_plan ring;
-        ring.shape = {share.count, share.key_count, shape.head_dim, shape.type};
+        // Gathered keys are dense.
+        ring.shape = {share.count, share.key_count, shape.head_dim, shape.type,
+                      shape.keys_are_dense || ulysses_ranks > 1};
         ring.sequence.joint_front = plan.sequence.joint_front;
         ring.sequence.joint_back = plan.sequence.joint_back;
         ring.ranks = ring_ranks;
@@ -57,6 +64,11 @@ usp_plan plan_usp(const attention_shape& shape, token_sequence sequence, int uly
         plan.rings.push_back(std::move(ring));
     }
     return plan;
+}
+
+row_range usp_plan::token_range(int rank) const {
+    const index_t begin = detail::first_token(sequence, rank) - sequence.joint_front;
+    return {begin, begin + sequence.tokens[static_cast<std::size_t>(rank)]};
 }
 
 index_t usp_plan::ulysses_bytes() const {
@@ -90,7 +102,7 @@ index_t usp_plan::smallest_bytes() const {
 
 index_t usp_plan::workspace_bytes(int rank) const {
     return row_of(rank).workspace_bytes(rank % ulysses_ranks) +
-           ring_of(rank).workspace_bytes(rank / ulysses_ranks, false);
+           ring_of(rank).workspace_bytes(rank / ulysses_ranks);
 }
 
 std::string usp_plan::fingerprint() const {

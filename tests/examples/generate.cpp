@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <signal.h>
 #include <support/catch.hpp>
+#include <support/recorded.hpp>
 #include <support/reference.hpp>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -107,7 +108,7 @@ std::vector<float> latent_of(const fs::path& path) {
 void check_bytes(const json& report, const std::vector<std::string>& talking) {
     const json& bytes = report.at("bytes");
     index_t all = 0;
-    for (const std::string axis : {"step", "guidance", "latent"}) {
+    for (const std::string axis : {"step", "guidance", "latent", "ring", "ulysses"}) {
         CAPTURE(axis);
         const json& along = bytes.at("axes").at(axis);
         CHECK(along.at("planned") == along.at("metered"));
@@ -124,6 +125,47 @@ void check_bytes(const json& report, const std::vector<std::string>& talking) {
 }
 
 }  // namespace
+
+TEST_CASE("BatchStep reuses the newest prediction unless told otherwise") {
+    const workplace at;
+    const outcome plan = run(at, at.tiny("16x6x8x12", 12) + "--batch-step 2 --plan");
+    INFO(plan.text);
+    CHECK(plan.status == 0);
+    CHECK_THAT(plan.text, ContainsSubstring("reuse newest"));
+}
+
+TEST_CASE("tokens on several ranks give one rank's latent to rounding, and the bytes of the plan") {
+    const workplace at;
+    REQUIRE(run(at, at.tiny() + "--output " + at.file("serial.safetensors")).status == 0);
+    const auto serial = latent_of(at.file("serial.safetensors"));
+    const std::vector<std::pair<std::string, std::vector<std::string>>> meshes{
+        {"ulysses=2", {"ulysses"}},
+        {"ring=2", {"ring"}},
+        {"ring=2,ulysses=2", {"ring", "ulysses"}},
+        {"guidance=2,ulysses=2", {"guidance", "ulysses"}}};
+    for (const auto& [mesh, talking] : meshes) {
+        CAPTURE(mesh);
+        const outcome done =
+            run(at, at.tiny() + "--mesh " + mesh + " --report " + at.file("r.json") + " --output " +
+                        at.file("spread.safetensors"));
+        INFO(done.text);
+        REQUIRE(done.status == 0);
+        CHECK(relative_l2(latent_of(at.file("spread.safetensors")), serial) < 1e-4);
+        const json report = json::parse(content(at.file("r.json")));
+        check_bytes(report, talking);
+        CHECK(report.at("denoiser_calls").at("total") ==
+              report.at("denoiser_calls").at("critical_path"));
+    }
+    // Cut as well: as the same cut on whole calls.
+    REQUIRE(run(at, at.tiny() + "--mesh latent=2 --output " + at.file("cut.safetensors")).status ==
+            0);
+    REQUIRE(run(at, at.tiny() + "--mesh latent=2,ulysses=2 --report " + at.file("r.json") +
+                        " --output " + at.file("both.safetensors"))
+                .status == 0);
+    CHECK(relative_l2(latent_of(at.file("both.safetensors")),
+                      latent_of(at.file("cut.safetensors"))) < 1e-4);
+    check_bytes(json::parse(content(at.file("r.json"))), {"latent", "ulysses"});
+}
 
 TEST_CASE("one part gives the file of no mesh; ranks as threads give the report its figures") {
     const workplace at;
@@ -458,9 +500,9 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
     };
     refused(at.tiny() + "--mesh latent=4 --ranks 3", "latent=3");
     refused(at.tiny() + "--mesh latent=4 --overlap 3.5", "0 to 3");
-    refused(at.tiny() + "--mesh stage=2", "use latent");
+    refused(at.tiny() + "--mesh stage=2", "use step, guidance, latent");
     refused(at.tiny() + "--mesh depth=2", "the axes are");
-    refused(at.tiny() + "--mesh ulysses=2", "use latent, guidance or step");
+    refused(at.tiny() + "--mesh ulysses=8", "4 heads cannot be spread on 8 ranks");
     refused(at.tiny() + "--mesh guidance=3", "use 1 to 2");
     refused(at.tiny() + "--mesh step=2", "use 1 to 4");  // the warm-up is 5 steps
     refused(at.tiny() + "--mesh step=2 --warm-up 0", "--warm-up");

@@ -2,6 +2,7 @@
 // Ulysses, ring and USP on thread ranks: against attention on one rank, against their plans.
 #include <latpar/comm/mesh.hpp>
 #include <latpar/comm/thread_team.hpp>
+#include <latpar/layer/forward_plan.hpp>
 
 #include <support/attention_case.hpp>
 #include <support/catch.hpp>
@@ -45,12 +46,10 @@ std::vector<attention_report> on_threads(const attention_case& c, kind which, in
             mine.taken_bytes = memory.bytes_in_use();
             const index_t before = memory.allocations();
             mine.out = attend_on_rank(policy, c, world.rank(), strided);
+            mine.sent_and_received = comm.account().total();
             // Again, on used memory.
-            const index_t once = memory.allocations() - before;
-            const auto sent = comm.account().total();
             EXPECT(attend_on_rank(policy, c, world.rank(), strided) == mine.out);
-            mine.late_allocations = memory.allocations() - before - once;
-            mine.sent_and_received = sent;
+            mine.late_allocations = memory.allocations() - before;
         };
         if (which == kind::ulysses) {
             run(layer::ulysses(watched_attention{}, comm,
@@ -79,7 +78,11 @@ void check(const attention_case& c, const Plan& plan, kind which, int ulysses, i
     for (int rank = 0; rank < ulysses * ring; ++rank) {
         CAPTURE(rank);
         const auto& report = reports[static_cast<std::size_t>(rank)];
-        CHECK(relative_l2(report.out, c.rows_of(expected, rank)) < 1e-5);
+        if (which == kind::ulysses) {
+            CHECK(report.out == c.rows_of(expected, rank));
+        } else {
+            CHECK(relative_l2(report.out, c.rows_of(expected, rank)) < 1e-5);
+        }
         CHECK(report.sent_and_received.bytes_sent == plan.bytes_sent_by(rank));
         CHECK(report.sent_and_received.bytes_received == plan.bytes_received_by(rank));
         CHECK(report.late_allocations == 0);
@@ -170,11 +173,87 @@ TEST_CASE("heads that do not divide: 12 on 8, 5 on 4, 40 with 8 key heads on 7")
     }
 }
 
+TEST_CASE("bytes, counted by hand") {
+    // Rows of one head are 32 bytes.
+    const attention_shape shape{4, 2, 8, dtype::f32};
+    draw next(10);
+    token_sequence sequence{{3, 5}, 1, 1, std::vector<bool>(10, true)};
+    sequence.is_key[6] = false;  // of rank 1
+    const attention_case c(shape, sequence, next.random);
+
+    // 3 queries and 5 with 2 heads, 3 and 4 keys with 1, the output of 7 and 5 rows with 2.
+    const auto ulysses = layer::plan_ulysses(shape, sequence, 2);
+    CHECK(ulysses.bytes_sent_by(0) == (3 * 2 + 2 * 3 + 7 * 2) * 32);
+    CHECK(ulysses.bytes_sent_by(1) == (5 * 2 + 2 * 4 + 5 * 2) * 32);
+    CHECK(ulysses.bytes_received_by(0) == 896);
+    CHECK(ulysses.bytes_received_by(1) == 832);
+    CHECK(ulysses.bytes() == 1728);
+    CHECK(ulysses.smallest_bytes() == 1728);
+    check(c, ulysses, kind::ulysses, 2, 1, false);
+
+    // 3 and 4 keys with 2 heads, the output of one joint token with 4.
+    const auto ring = layer::plan_ring(shape, sequence, 2);
+    CHECK(ring.bytes_sent_by(0) == (2 * 3 * 2 + 4) * 32);
+    CHECK(ring.bytes_sent_by(1) == (2 * 4 * 2 + 4) * 32);
+    CHECK(ring.bytes_received_by(0) == 640);
+    CHECK(ring.bytes() == 1152);
+    CHECK(ring.smallest_bytes() == 1152);
+    check(c, ring, kind::ring, 1, 2, true);
+
+    // Rows of ranks with 1 + 2 and 3 + 4 tokens; two rings, each with 3 and 7 keys of one head.
+    const attention_case on_four(shape, {{1, 2, 3, 4}}, next.random);
+    const auto usp = layer::plan_usp(shape, on_four.sequence, 2, 2);
+    CHECK(usp.bytes_sent_by(0) == (1 * 2 + 2 * 1 + 2 * 2 + 2 * 3) * 32);
+    CHECK(usp.bytes_sent_by(3) == (4 * 2 + 2 * 4 + 3 * 2 + 2 * 7) * 32);
+    CHECK(usp.ulysses_bytes() == 1920);
+    CHECK(usp.ring_bytes() == 1280);
+    CHECK(usp.smallest_bytes() == 3200);
+    check(on_four, usp, kind::usp, 2, 2, false);
+
+    // Two layers over 1 x 2 x 3 tokens and 1 joint one, an output of 5 numbers in bf16.
+    const layer::transformer_shape model{shape, 2, {1, 2, 2}, 5, dtype::bf16, 1, 0};
+    const auto forward = layer::plan_forward(model, {1, 4, 6}, 1, 2);
+    CHECK(forward.attention.sequence == token_sequence{{3, 3}, 1, 0, {}});
+    CHECK(forward.bytes("ulysses") == 0);
+    CHECK(forward.bytes_sent_by(0, "ring") == 2 * (2 * 3 * 2) * 32 + 3 * 5 * 2);
+    CHECK(forward.bytes_sent_by(1, "ring") == 2 * (2 * 3 * 2 + 4) * 32 + 3 * 5 * 2);
+    CHECK(forward.workspace_bytes(1) == forward.attention.workspace_bytes(1));
+}
+
+TEST_CASE("a mask of keys alone is none, and every plan has a text of its own") {
+    const attention_shape shape{4, 2, 8, dtype::f32};
+    const token_sequence plain{{2, 3}, 1, 0, {}};
+    const token_sequence full{{2, 3}, 1, 0, std::vector<bool>(6, true)};
+    CHECK(layer::plan_ring(shape, full, 2).fingerprint() ==
+          layer::plan_ring(shape, plain, 2).fingerprint());
+    CHECK_FALSE(layer::plan_ring(shape, full, 2).is_masked());
+    CHECK_FALSE(layer::plan_ulysses(shape, full, 2).is_masked());
+    CHECK(layer::plan_usp(shape, full, 2, 1).sequence == plain);
+    auto dense = shape;
+    dense.keys_are_dense = true;
+    CHECK(layer::plan_ring(shape, plain, 2).fingerprint() !=
+          layer::plan_ring(dense, plain, 2).fingerprint());
+    // Rings of rows with 2 keys each, but of different ranks' tokens: 1 + 1 and 2 + 0.
+    const auto inner = [&](std::vector<bool> mask) {
+        return layer::plan_usp(shape, {{2, 2}, 0, 0, std::move(mask)}, 1, 2).rings[0].fingerprint();
+    };
+    CHECK(inner({true, false, true, false}) != inner({true, true, false, false}));
+}
+
+TEST_CASE("a rank knows its number and its tokens on a mesh") {
+    const auto plan = layer::plan_usp({4, 2, 8, dtype::f32}, {{1, 0, 4, 2, 3, 5}, 7, 2, {}}, 2, 3);
+    CHECK(plan.rank_of(1, 2) == 5);
+    CHECK(plan.token_range(0) == layer::row_range{0, 1});
+    CHECK(plan.token_range(1) == layer::row_range{1, 1});
+    CHECK(plan.token_range(plan.rank_of(0, 1)) == layer::row_range{1, 5});
+    CHECK(plan.token_range(5) == layer::row_range{10, 15});
+}
+
 TEST_CASE("narrow types are merged in float32") {
     draw next(5);
     for (const dtype type : {dtype::bf16, dtype::f16}) {
         const attention_shape shape{4, 2, 8, type};
-        const token_sequence sequence{{5, 7, 3}, 2, 1, {}};
+        const token_sequence sequence{{5, 7, 3, 2}, 2, 1, {}};
         const attention_case c(shape, sequence, next.random);
         // Rounded inputs, and their attention in double precision.
         attention_case rounded = c;
@@ -198,7 +277,7 @@ TEST_CASE("narrow types are merged in float32") {
         rounded.k = widen(narrow(c.k));
         rounded.v = widen(narrow(c.v));
         const auto expected = rounded.expected();
-        thread_team(3).run([&](thread_communicator& comm) {
+        thread_team(4).run([&](thread_communicator& comm) {
             const int rank = comm.rank();
             const index_t rows = sequence.tokens[static_cast<std::size_t>(rank)] + 3;
             auto q = narrow(c.rows_of(c.q, rank));
@@ -212,13 +291,19 @@ TEST_CASE("narrow types are merged in float32") {
             };
             const double limit = type == dtype::bf16 ? 6e-3 : 8e-4;
             layer::ring ring(layer::reference_attention{}, comm,
-                             layer::plan_ring(shape, sequence, 3));
+                             layer::plan_ring(shape, sequence, 4));
             ring(view(q, 4), view(k, 2), view(v, 2), view(out, 4));
             EXPECT(relative_l2(widen(out), rounded.rows_of(expected, rank)) < limit);
             layer::ulysses ulysses(layer::reference_attention{}, comm,
-                                   layer::plan_ulysses(shape, sequence, 3));
+                                   layer::plan_ulysses(shape, sequence, 4));
             ulysses(view(q, 4), view(k, 2), view(v, 2), view(out, 4));
             EXPECT(relative_l2(widen(out), rounded.rows_of(expected, rank)) < limit / 2);
+            mesh<thread_communicator> axes(comm, {{"ring", 2}, {"ulysses", 2}});
+            layer::usp usp(layer::reference_attention{}, axes.axis("ulysses"), axes.axis("ring"),
+                           layer::plan_usp(shape, sequence, 2, 2));
+            std::ranges::fill(out, std::byte{0});
+            usp(view(q, 4), view(k, 2), view(v, 2), view(out, 4));
+            EXPECT(relative_l2(widen(out), rounded.rows_of(expected, rank)) < limit);
         });
     }
 }
@@ -259,10 +344,40 @@ TEST_CASE("memory is what the plan says") {
         for (int rank = 0; rank < ranks; ++rank) {
             const auto at = static_cast<std::size_t>(rank);
             CHECK(of_u[at].taken_bytes == u.workspace_bytes(rank));
-            CHECK(of_r[at].taken_bytes == r.workspace_bytes(rank, r.is_masked()));
+            CHECK(of_r[at].taken_bytes == r.workspace_bytes(rank));
             CHECK(of_both[at].taken_bytes == both.workspace_bytes(rank));
         }
     }
+}
+
+TEST_CASE("no more memory is handed out than was planned") {
+    layer::detail::arena arena;
+    arena.reserve(128, {});
+    static_cast<void>(arena.take(std::array<index_t, 1>{1}, dtype::u8, memory_space::host));
+    static_cast<void>(arena.take(std::array<index_t, 1>{64}, dtype::u8, memory_space::host));
+    CHECK_THROWS_WITH(arena.take(std::array<index_t, 1>{1}, dtype::u8, memory_space::host),
+                      ContainsSubstring("129 bytes of the 128"));
+}
+
+TEST_CASE("keys that are promised to be dense need no memory to pack them") {
+    draw next(11);
+    attention_case c({4, 2, 6, dtype::f32}, {{3, 5, 4}, 1, 0, {}}, next.random);
+    const auto packing = layer::plan_ring(c.shape, c.sequence, 3);
+    c.shape.keys_are_dense = true;
+    const auto dense = layer::plan_ring(c.shape, c.sequence, 3);
+    // Keys and values of 6 tokens with 2 heads of 6 numbers: 288 bytes, 320 aligned.
+    CHECK(packing.workspace_bytes(1) - dense.workspace_bytes(1) == 2 * 320);
+    check(c, dense, kind::ring, 1, 3, false);
+    for (const auto& report : on_threads(c, kind::ring, 1, 3, false)) {
+        CHECK(report.late_allocations == 0);
+    }
+    CHECK_THROWS_WITH(on_threads(c, kind::ring, 1, 3, true),
+                      ContainsSubstring("planned for dense keys"));
+    CHECK_THROWS_WITH(on_threads(c, kind::usp, 1, 3, true),
+                      ContainsSubstring("planned for dense keys"));
+    // What Ulysses gathers is dense, however it was passed.
+    const attention_case four({4, 2, 6, dtype::f32, true}, {{3, 5, 4, 1}, 0, 1, {}}, next.random);
+    check(four, layer::plan_usp(four.shape, four.sequence, 2, 2), kind::usp, 2, 2, true);
 }
 
 TEST_CASE("a policy goes on with another plan") {
@@ -275,13 +390,74 @@ TEST_CASE("a policy goes on with another plan") {
                                layer::plan_ulysses(shape, small.sequence, 2));
         layer::ring ring(layer::reference_attention{}, comm,
                          layer::plan_ring(shape, small.sequence, 2));
-        for (const attention_case* c : {&small, &large, &small}) {
-            ulysses.use(layer::plan_ulysses(shape, c->sequence, 2));
-            ring.use(layer::plan_ring(shape, c->sequence, 2));
-            const auto expected = c->rows_of(c->expected(), comm.rank());
-            EXPECT(relative_l2(attend_on_rank(ulysses, *c, comm.rank(), false), expected) < 1e-5);
-            EXPECT(relative_l2(attend_on_rank(ring, *c, comm.rank(), true), expected) < 1e-5);
+        // Agreed on before any is used; an equal plan keeps its number.
+        const int of_ulysses = ulysses.add(layer::plan_ulysses(shape, large.sequence, 2));
+        const int of_ring = ring.add(layer::plan_ring(shape, large.sequence, 2));
+        EXPECT(of_ulysses == 1 && of_ring == 1);
+        EXPECT(ulysses.add(layer::plan_ulysses(shape, small.sequence, 2)) == 0);
+        EXPECT(ring.add(layer::plan_ring(shape, large.sequence, 2)) == 1);
+        for (const int id : {0, 1, 0}) {
+            const attention_case& c = id == 0 ? small : large;
+            ulysses.use(id);
+            ring.use(id);
+            const auto expected = c.rows_of(c.expected(), comm.rank());
+            EXPECT(attend_on_rank(ulysses, c, comm.rank(), false) == expected);
+            EXPECT(relative_l2(attend_on_rank(ring, c, comm.rank(), true), expected) < 1e-5);
         }
+        for (const int id : {-1, 2}) {
+            std::string text;
+            try {
+                ring.use(id);
+            } catch (const usage_error& error) {
+                text = error.what();
+            }
+            EXPECT(text.find("use a number that add returned") != std::string::npos);
+        }
+    });
+}
+
+TEST_CASE("USP goes on with another plan on one rank, and takes no memory for it") {
+    std::mt19937 random(12);
+    const attention_shape shape{4, 2, 4, dtype::f32};
+    const attention_case small(shape, {{2, 3, 0, 1}, 0, 0, {}}, random);
+    const attention_case large(shape, {{9, 4, 2, 5}, 2, 1, {}}, random);
+    thread_team(4).run([&](thread_communicator& world) {
+        metered comm(world.duplicate());
+        mesh<metered<thread_communicator>> axes(comm, {{"ring", 2}, {"ulysses", 2}});
+        counting_resource memory;
+        layer::usp usp(layer::reference_attention{}, axes.axis("ulysses"), axes.axis("ring"),
+                       layer::plan_usp(shape, small.sequence, 2, 2), kernel::host{},
+                       memory_source{&memory, memory_space::host});
+        const int other = usp.add(layer::plan_usp(shape, large.sequence, 2, 2));
+        EXPECT(memory.bytes_in_use() ==
+               layer::plan_usp(shape, large.sequence, 2, 2).workspace_bytes(world.rank()));
+        const index_t taken = memory.allocations();
+        const auto said = comm.account().control_bytes();
+        for (const int id : {0, other, 0, other}) {
+            const attention_case& c = id == 0 ? small : large;
+            usp.use(id);
+            EXPECT(usp.plan().sequence == c.sequence);
+            const auto expected = c.rows_of(c.expected(), world.rank());
+            EXPECT(relative_l2(attend_on_rank(usp, c, world.rank(), true), expected) < 1e-5);
+        }
+        EXPECT(memory.allocations() == taken);
+        EXPECT(comm.account().control_bytes() == said);
+    });
+}
+
+TEST_CASE("USP gathers rows of uneven tokens, joint ones not among them") {
+    const token_sequence sequence{{2, 3, 0, 1, 4, 2}, 2, 1, {}};
+    thread_team(6).run([&](thread_communicator& world) {
+        mesh<thread_communicator> axes(world, {{"ring", 2}, {"ulysses", 3}});
+        layer::usp usp(layer::reference_attention{}, axes.axis("ulysses"), axes.axis("ring"),
+                       layer::plan_usp({3, 3, 4, dtype::f32}, sequence, 3, 2));
+        const layer::row_range own = usp.plan().token_range(world.rank());
+        std::vector<float> rows(12 * 5, -1);
+        for (index_t i = own.begin * 5; i < own.end * 5; ++i) {
+            rows[static_cast<std::size_t>(i)] = static_cast<float>(i);
+        }
+        usp.gather(make_view(rows.data(), std::array<index_t, 2>{12, 5}));
+        for (std::size_t i = 0; i < rows.size(); ++i) EXPECT(rows[i] == static_cast<float>(i));
     });
 }
 
@@ -302,6 +478,9 @@ TEST_CASE("what cannot be planned is refused with value and remedy") {
                       ContainsSubstring("1 entries was given for 3"));
     CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::u8}, eight, 8),
                       ContainsSubstring("use f32, bf16 or f16"));
+    CHECK_THROWS_WITH(layer::plan_usp({2, 2, 4, dtype::f32}, eight, 4, 2),
+                      ContainsSubstring("2 heads cannot be spread on 4 ranks") &&
+                          ContainsSubstring("ulysses=2,ring=4"));
     CHECK_THROWS_WITH(layer::plan_usp({6, 6, 4, dtype::f32}, eight, 0, 8),
                       ContainsSubstring("each must be 1 or more"));
 }

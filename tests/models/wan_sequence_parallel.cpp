@@ -5,6 +5,7 @@
 #include <latpar/comm/thread_team.hpp>
 
 #include <support/catch.hpp>
+#include <support/expect.hpp>
 
 using namespace latpar;
 
@@ -58,6 +59,90 @@ TEST_CASE("other policies nest around a model whose tokens are spread") {
         CAPTURE(name_of(layout));
         CHECK(gathered(4, [&](auto& world) { return nest_on_mesh(world, shape, layout); }) == "");
     }
+}
+
+TEST_CASE("more ranks than tokens") {
+    const auto weights = small_model();
+    wan::transformer<> whole(weights, executor_of(1));
+    set_texts(whole);
+    const latent z = filled_latent({1, 4, 1, 4, 4}, 1);
+    const call at(z, 300);
+    const auto expected = predicted(whole, z, at.info);
+    thread_team(6).run([&](thread_communicator& world) {
+        mesh<thread_communicator> axes(world, {{"ring", 3}, {"ulysses", 2}});
+        auto exec = executor_of(1);
+        using attention = wan::sequence_parallel<thread_communicator>;
+        wan::transformer<attention> model(
+            weights, exec,
+            attention(weights->config, exec, axes.axis("ulysses"), axes.axis("ring")));
+        set_texts(model);
+        EXPECT(relative_l2(predicted(model, z, at.info), expected) < 1e-5);
+    });
+}
+
+TEST_CASE("a rank whose model throws outside of its attention stops those that share its tokens") {
+    const auto weights = small_model();
+    const latent z = filled_latent({1, 4, 3, 8, 8}, 1);
+    const call at(z, 300);
+    // In the whole model, and in each stage.
+    for (const char* where : {"whole", "prepare", "embed", "layers", "head"}) {
+        CAPTURE(where);
+        std::vector<std::string> messages(4);
+        thread_team(4).run([&](thread_communicator& world) {
+            mesh<thread_communicator> axes(world, {{"ring", 2}, {"ulysses", 2}});
+            auto exec = executor_of(1);
+            using attention = wan::sequence_parallel<thread_communicator>;
+            wan::transformer<attention> model(
+                weights, exec,
+                attention(weights->config, exec, axes.axis("ulysses"), axes.axis("ring")));
+            const std::string_view stage = where;
+            // No text, or no hidden tensor.
+            const bool is_odd = world.rank() == 2;
+            if (!is_odd || (stage != "whole" && stage != "prepare")) set_texts(model);
+            try {
+                latent prediction({1, 3, 3, 8, 8});
+                if (stage == "whole") {
+                    model(z.view(), at.info, prediction.view(), {});
+                    return;
+                }
+                auto context = model.prepare(at.info, {});
+                const auto form = model.signature(1, at.info.window.extent)[0];
+                tensor<3> memory(form.extents, form.type);
+                const hidden_view hidden = memory.view();
+                const auto of = [&](std::string_view name) {
+                    return std::span<const hidden_view>(&hidden, is_odd && stage == name ? 0 : 1);
+                };
+                model.embed(z.view(), context, of("embed"), {});
+                model.layers(0, model.layer_count(), context, of("layers"), nullptr, {});
+                model.head(context, of("head"), prediction.view(), {});
+            } catch (const std::exception& error) {
+                messages[static_cast<std::size_t>(world.rank())] = error.what();
+            }
+        });
+        for (const std::string& text : messages) {
+            CHECK_FALSE(messages[2].empty());
+            CHECK_THAT(text, ContainsSubstring(messages[2]));
+        }
+    }
+}
+
+TEST_CASE("a window that cannot be planned is refused each time it comes") {
+    const auto weights = small_model();
+    const auto heads = static_cast<int>(weights->config.num_attention_heads);
+    thread_team(heads + 1).run([&](thread_communicator& world) {
+        mesh<thread_communicator> axes(world, {{"ring", 1}, {"ulysses", heads + 1}});
+        wan::sequence_parallel<thread_communicator> attention(
+            weights->config, executor_of(1), axes.axis("ulysses"), axes.axis("ring"));
+        for (int again = 0; again < 2; ++again) {
+            std::string text;
+            try {
+                attention.begin(12);
+            } catch (const usage_error& error) {
+                text = error.what();
+            }
+            EXPECT(text.find("heads cannot be spread") != std::string::npos);
+        }
+    });
 }
 
 TEST_CASE("a rank whose model throws stops those that share its tokens") {

@@ -72,9 +72,24 @@ TEST_CASE("drawn shapes between processes equal attention on one rank") {
         if (ranks <= shape.heads) {
             layer::ulysses ulysses(layer::reference_attention{}, world,
                                    layer::plan_ulysses(shape, sequence, ranks));
-            if (!(relative_l2(attend_on_rank(ulysses, c, world.rank(), trial % 3 == 0), expected) <
-                  1e-5))
+            if (attend_on_rank(ulysses, c, world.rank(), trial % 3 == 0) != expected)
                 verdict += "ulysses; ";
+        }
+        const int degree = draw(1, 3);
+        if (ranks % degree == 0 && degree <= shape.heads) {
+            const auto plan = layer::plan_usp(shape, sequence, degree, ranks / degree);
+            metered comm(world.duplicate());
+            mesh<metered<mpi::communicator>> axes(comm,
+                                                  {{"ring", ranks / degree}, {"ulysses", degree}});
+            layer::usp usp(layer::reference_attention{}, axes.axis("ulysses"), axes.axis("ring"),
+                           plan);
+            if (!(relative_l2(attend_on_rank(usp, c, world.rank(), trial % 3 == 0), expected) <
+                  1e-5))
+                verdict += "usp; ";
+            const traffic total = comm.account().total();
+            if (total.bytes_sent != plan.bytes_sent_by(world.rank()) ||
+                total.bytes_received != plan.bytes_received_by(world.rank()))
+                verdict += "bytes of usp; ";
         }
         CAPTURE(trial);
         CHECK(gathered(verdict) == "");

@@ -22,6 +22,7 @@ using latpar::layer::lse_view;
 ///   computes; without it all. The transformer hands over q, k and v of that part.
 /// - `gather(rows, stream)`: rows [tokens, columns] float32 of the whole window, of which this rank
 ///   has filled its range, are completed with those of the others.
+/// - `abort(reason)`: ends the waiting of the ranks that share the tokens, for a rank that failed.
 template <class A>
 concept attention = latpar::layer::attention<A>;
 

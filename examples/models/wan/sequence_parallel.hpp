@@ -39,30 +39,28 @@ public:
     /// Goes on with windows of so many tokens.
     void begin(index_t tokens) {
         if (tokens == tokens_) return;
-        const auto [at, is_new] = plans_.try_emplace(tokens);
-        if (is_new) {
-            const int ranks = ulysses_->size() * ring_->size();
-            at->second = latpar::layer::plan_usp(
-                shape_, {latpar::layer::even_tokens(tokens, ranks), 0, 0, {}}, ulysses_->size(),
-                ring_->size());
-        }
-        if (policy_) {
-            policy_->use(at->second, !is_new);
-        } else {
-            policy_ =
-                std::make_unique<policy>(local_attention(executor_), *ulysses_, *ring_, at->second,
-                                         latpar::kernel::host{}, executor_->memory());
-        }
-        tokens_ = tokens;
+        latpar::guarded(*this, [&] {
+            auto at = plans_.find(tokens);
+            if (at == plans_.end()) {
+                latpar::layer::usp_plan plan = plan_for(tokens);
+                if (!policy_) {
+                    policy_ = std::make_unique<policy>(local_attention(executor_), *ulysses_,
+                                                       *ring_, std::move(plan),
+                                                       latpar::kernel::host{}, executor_->memory());
+                    at = plans_.emplace(tokens, 0).first;
+                } else {
+                    at = plans_.emplace(tokens, policy_->add(std::move(plan))).first;
+                }
+            }
+            policy_->use(at->second);
+            tokens_ = tokens;
+        });
     }
 
     [[nodiscard]] std::pair<index_t, index_t> token_range(index_t tokens) const {
-        const int ranks = ulysses_->size() * ring_->size();
-        const int rank = ring_->rank() * ulysses_->size() + ulysses_->rank();
-        index_t begin = 0;
-        const auto counts = latpar::layer::even_tokens(tokens, ranks);
-        for (int r = 0; r < rank; ++r) begin += counts[static_cast<std::size_t>(r)];
-        return {begin, begin + counts[static_cast<std::size_t>(rank)]};
+        const latpar::layer::usp_plan plan = plan_for(tokens);
+        const auto [begin, end] = plan.token_range(plan.rank_of(ulysses_->rank(), ring_->rank()));
+        return {begin, end};
     }
 
     void operator()(const_heads_view q, const_heads_view k, const_heads_view v, heads_view out,
@@ -82,11 +80,17 @@ public:
 private:
     using policy = latpar::layer::usp<local_attention, Comm>;
 
+    [[nodiscard]] latpar::layer::usp_plan plan_for(index_t tokens) const {
+        const int ranks = ulysses_->size() * ring_->size();
+        return latpar::layer::plan_usp(shape_, {latpar::layer::even_tokens(tokens, ranks)},
+                                       ulysses_->size(), ring_->size());
+    }
+
     latpar::layer::attention_shape shape_;
     std::shared_ptr<executor> executor_;
     Comm* ulysses_;
     Comm* ring_;
-    std::map<index_t, latpar::layer::usp_plan> plans_;
+    std::map<index_t, int> plans_;  // numbers that the policy gave, by tokens
     std::unique_ptr<policy> policy_;
     index_t tokens_ = -1;
 };

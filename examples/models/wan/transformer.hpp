@@ -2,11 +2,16 @@
 // The Wan 2.1 text-to-video transformer as a denoiser, whole or in stages.
 #pragma once
 
+#include <latpar/comm/agreement.hpp>
+
 #include <wan/trunk.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <limits>
+#include <string_view>
 #include <tuple>
+#include <type_traits>
 
 namespace wan {
 
@@ -17,6 +22,7 @@ namespace wan {
 /// the number of threads, and the stages give what the whole gives, bit for bit.
 /// Memory: latents are host memory of f32, bf16 or f16; activations grow linearly with the tokens,
 /// come from the executor's memory source and are kept for the next call.
+/// Errors: where ranks share the tokens, what one of them throws in a call ends the others' too.
 /// Source: Wan 2.1 (arXiv 2503.20314), as the diffusers library computes it.
 /// Example:
 ///     auto exec = std::make_shared<wan::executor>();
@@ -58,25 +64,29 @@ public:
     /// Predicts for every sample of the batch, one after another.
     void operator()(latpar::const_latent_view z, const latpar::step_info& info,
                     latpar::latent_view prediction, latpar::stream_ref stream) {
-        context ctx = prepare(info, stream);
-        for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
-            float* const hidden = trunk_.hidden_rows(ctx);
-            trunk_.embed(z, ctx, i, hidden);
-            for (index_t layer = 0; layer < layer_count(); ++layer) {
-                run_layer(layer, ctx, i, hidden, nullptr, stream);
+        together([&] {
+            context ctx = prepare(info, stream);
+            for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
+                float* const hidden = trunk_.hidden_rows(ctx);
+                trunk_.embed(z, ctx, i, hidden);
+                for (index_t layer = 0; layer < layer_count(); ++layer) {
+                    run_layer(layer, ctx, i, hidden, nullptr, stream);
+                }
+                run_head(ctx, i, hidden, prediction, stream);
             }
-            run_head(ctx, i, hidden, prediction, stream);
-        }
+        });
     }
 
     /// Errors: usage_error for a window that is not made of whole patches or reaches past the
     /// positions that the model knows, and for a branch without text.
     [[nodiscard]] context prepare(const latpar::step_info& info, latpar::stream_ref) {
-        context out = trunk_.prepare(info);
-        if constexpr (requires { attend_.token_range(index_t{}); }) {
-            std::tie(out.begin, out.end) = attend_.token_range(out.end);
-        }
-        return out;
+        return together([&] {
+            context out = trunk_.prepare(info);
+            if constexpr (requires { attend_.token_range(index_t{}); }) {
+                std::tie(out.begin, out.end) = attend_.token_range(out.end);
+            }
+            return out;
+        });
     }
 
     [[nodiscard]] std::vector<latpar::hidden_signature> signature(
@@ -91,27 +101,31 @@ public:
 
     void embed(latpar::const_latent_view z, context& ctx,
                std::span<const latpar::hidden_view> hidden, latpar::stream_ref) {
-        for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
-            trunk_.embed(z, ctx, i, rows_of(ctx, hidden, i));
-        }
+        together([&] {
+            for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
+                trunk_.embed(z, ctx, i, rows_of(ctx, hidden, i));
+            }
+        });
     }
 
     /// Errors: usage_error if a cache is to serve two samples of one branch.
     void layers(index_t first, index_t last, context& ctx,
                 std::span<const latpar::hidden_view> hidden, feature_cache* cache,
                 latpar::stream_ref stream) {
-        for (index_t i = 0; cache && i < std::ssize(ctx.samples); ++i) {
-            const auto branch = ctx.samples[static_cast<std::size_t>(i)].branch;
-            latpar::detail::require(
-                std::ranges::count(ctx.samples, branch, &context::sample::branch) == 1,
-                "a feature cache serves one sample of the ", name_of(branch),
-                " branch at a time; pass the others in calls of their own");
-        }
-        for (index_t layer = first; layer < last; ++layer) {
-            for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
-                run_layer(layer, ctx, i, rows_of(ctx, hidden, i), cache, stream);
+        together([&] {
+            for (index_t i = 0; cache && i < std::ssize(ctx.samples); ++i) {
+                const auto branch = ctx.samples[static_cast<std::size_t>(i)].branch;
+                latpar::detail::require(
+                    std::ranges::count(ctx.samples, branch, &context::sample::branch) == 1,
+                    "a feature cache serves one sample of the ", name_of(branch),
+                    " branch at a time; pass the others in calls of their own");
             }
-        }
+            for (index_t layer = first; layer < last; ++layer) {
+                for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
+                    run_layer(layer, ctx, i, rows_of(ctx, hidden, i), cache, stream);
+                }
+            }
+        });
     }
 
     /// Ends the waiting of the ranks that share the tokens.
@@ -120,12 +134,24 @@ public:
 
     void head(context& ctx, std::span<const latpar::hidden_view> hidden,
               latpar::latent_view prediction, latpar::stream_ref stream) {
-        for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
-            run_head(ctx, i, rows_of(ctx, hidden, i), prediction, stream);
-        }
+        together([&] {
+            for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
+                run_head(ctx, i, rows_of(ctx, hidden, i), prediction, stream);
+            }
+        });
     }
 
 private:
+    /// Calls `f`; what it throws ends the waiting of the ranks that share the tokens.
+    template <std::invocable F>
+    std::invoke_result_t<F> together(F&& f) {
+        if constexpr (requires(std::string_view reason) { attend_.abort(reason); }) {
+            return latpar::guarded(attend_, f);
+        } else {
+            return f();
+        }
+    }
+
     void run_layer(index_t layer, context& ctx, index_t sample, float* hidden, feature_cache* cache,
                    latpar::stream_ref stream) {
         begin_attention(ctx);

@@ -58,7 +58,8 @@ struct composition_plan {
     /// and those that one rank alone makes.
     [[nodiscard]] index_t critical_path_evaluations() const;
     [[nodiscard]] index_t serial_evaluations() const;
-    /// Calls of the user's model by all ranks together.
+    /// Calls of the user's model by all ranks together; those that share the tokens of a call make it
+    /// together, and it counts once.
     [[nodiscard]] index_t model_calls() const;
     [[nodiscard]] index_t model_calls_by(int rank) const;
     /// How much faster than one rank the run can be, were everything but the model free and the
@@ -71,7 +72,7 @@ struct composition_plan {
     [[nodiscard]] index_t bytes_sent_by(int rank, std::string_view axis) const;
     [[nodiscard]] index_t bytes_sent_by(int rank) const;
     /// What the policies and the loop take on a rank, noise included where some is drawn; not the
-    /// model and what is in its layers.
+    /// model, and not the attention in its layers: that is forward_plan::workspace_bytes.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
 
     /// One line that is equal exactly if problem, options and mesh are.

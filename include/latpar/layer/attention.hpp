@@ -11,15 +11,21 @@ namespace latpar::inline v0::layer {
 /// Queries, keys or values of one sample: [tokens, heads, head_dim].
 using heads_view = basic_view<std::byte, 3>;
 using const_heads_view = basic_view<const std::byte, 3>;
-/// The logs of the sums of exponentials of the scaled scores: [tokens, heads], float32.
+/// The natural logs of the sums of exponentials of the scaled scores: [tokens, heads], float32. The
+/// strides may be any, {1, tokens} included.
 using lse_view = basic_view<std::byte, 2>;
 
 /// A callable `attend(q, k, v, out, lse, stream)`: out = softmax(q k^T / sqrt(head_dim)) v.
 ///
-/// Keys and values are [keys, key heads, head_dim], as many of one as of the other, more or fewer
-/// than queries but at least one; each key head serves `heads / key heads` consecutive query heads.
-/// `lse` is written if its pointer is not null: `ring` needs that, to merge results over different
-/// keys.
+/// For one sample, every query over every key: no causal order. The scale, 1 / sqrt(head_dim) or
+/// another, is the callable's own; no policy applies one. Keys and values are [keys, key heads,
+/// head_dim], as many of one as of the other, more or fewer than queries but at least one; each key
+/// head serves `heads / key heads` consecutive query heads. `lse` is written if its pointer is not
+/// null: `ring` needs that, to merge results over different keys; where it was not, the output of
+/// `ring` is NaN.
+///
+/// A policy may call it several times for one layer: for parts of the queries, for parts of the
+/// keys, and once for each key head where the heads of a rank cut a group.
 /// Stream: the work is ordered on it. Memory: the head dimension is dense, tokens and heads may be
 /// strided; out overlaps none of the others.
 template <class A>
@@ -34,6 +40,9 @@ struct attention_shape {
     index_t key_heads = 1;  ///< of keys and values; divides `heads`
     index_t head_dim = 64;
     dtype type = dtype::f32;
+    /// The caller's promise that k and v are dense, [tokens, key heads, head_dim] without gaps:
+    /// where keys travel as they lie it saves the memory to pack them.
+    bool keys_are_dense = false;
 
     friend bool operator==(const attention_shape&, const attention_shape&) = default;
 };
@@ -42,7 +51,7 @@ struct attention_shape {
 ///
 /// A rank passes q, k and v with a row for each joint token in front, each token of its own, and
 /// each joint token behind. Joint tokens (the text of MM-DiT models) are the same on every rank and
-/// count once; every rank gets their output.
+/// count once; every rank gets their output. Ranks follow each other in the sequence.
 struct token_sequence {
     std::vector<index_t> tokens;  ///< own tokens of each rank, none included
     index_t joint_front = 0;

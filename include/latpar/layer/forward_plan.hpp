@@ -14,8 +14,11 @@ struct transformer_shape {
     attention_shape attention;
     index_t layers = 1;
     extents3 patch{1, 2, 2};  ///< latent positions of a token along (T, H, W)
-    index_t output_columns =
-        0;  ///< float32 numbers a token ends with, which all ranks get; 0: none do
+    /// Numbers that a token ends with, of `output_type`, which all ranks get; 0: none do.
+    index_t output_columns = 0;
+    dtype output_type = dtype::f32;
+    index_t joint_front = 0;  ///< joint tokens, the text of MM-DiT models, in front of the latent's
+    index_t joint_back = 0;
 
     friend bool operator==(const transformer_shape&, const transformer_shape&) = default;
 };
@@ -29,6 +32,10 @@ struct forward_plan {
     [[nodiscard]] index_t bytes_sent_by(int rank, std::string_view axis) const;
     [[nodiscard]] index_t bytes(std::string_view axis) const;
     [[nodiscard]] index_t bytes() const { return bytes("ulysses") + bytes("ring"); }
+    /// What the attention takes on a rank: layers take turns, so that of one counts.
+    [[nodiscard]] index_t workspace_bytes(int rank) const {
+        return attention.workspace_bytes(rank);
+    }
 };
 
 /// Plans a call on a latent of `window` extents, its tokens spread evenly.

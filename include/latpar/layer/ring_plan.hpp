@@ -43,7 +43,11 @@ struct ring_plan {
     [[nodiscard]] row_range joint_queries(int rank) const;
     /// The rows of q that a rank attends for: its own tokens and its share of the joint ones.
     [[nodiscard]] std::vector<row_range> query_rows(int rank) const;
+    /// Whether tokens that are no keys are among those that are passed.
     [[nodiscard]] bool is_masked() const noexcept;
+    /// Whether memory is kept to pack the keys of a rank: without those that are none, or dense for
+    /// the neighbour.
+    [[nodiscard]] bool may_pack(int rank) const noexcept;
 
     /// Payload bytes of one attention.
     [[nodiscard]] index_t bytes() const;
@@ -52,11 +56,11 @@ struct ring_plan {
     /// The fewest bytes with which these queries can be attended for where they are: every rank
     /// needs the keys and values of all others, and the output of the joint tokens.
     [[nodiscard]] index_t smallest_bytes() const;
-    /// What the policy takes on a rank. Keys that do not lie as they travel are packed, which takes
-    /// more: `packed`.
-    [[nodiscard]] index_t workspace_bytes(int rank, bool packed) const;
+    /// What the policy takes on a rank, the memory to pack keys included unless they are promised
+    /// to be dense.
+    [[nodiscard]] index_t workspace_bytes(int rank) const;
 
-    /// One line that is equal exactly if shape, sequence and ranks are.
+    /// One line that is equal exactly if the plans are.
     [[nodiscard]] std::string fingerprint() const;
 };
 

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <latpar/kernel/host.hpp>
+#include <latpar/layer/detail/agreed_plans.hpp>
 #include <latpar/layer/detail/head_groups.hpp>
 #include <latpar/layer/detail/ulysses_exchange.hpp>
 
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -15,42 +17,52 @@ namespace latpar::inline v0::layer {
 /// tokens.
 ///
 /// Before the user's `attend` an exchange brings queries, keys and values of the rank's heads
-/// together, after it another takes the output back. Equal to attention on one rank but for the order of
-/// its sums, if `attend` has the same order for any number of heads to the bit. Tokens may be uneven, heads need not
-/// divide by the ranks, groups of query heads may be cut, joint tokens count once, tokens that are
-/// no keys do not travel as such.
+/// together, after it another takes the output back. Equal to attention on one rank, to the bit if
+/// `attend` gives a head the same bits whatever other heads it is called with. Tokens may be
+/// uneven, heads need not divide by the ranks, groups of query heads may be cut, joint tokens count
+/// once, tokens that are no keys do not travel as such.
 ///
-/// Ranks: all ranks of the communicator construct it and make every call.
+/// Ranks: all ranks of the communicator construct it and make every call but `use`.
 /// Stream: ordered on it; the host waits for messages.
-/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
-/// Errors: usage_error on every rank if the plans differ; what `attend` throws, and views that do
-/// not fit the plan, abort the communicator with their message.
+/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor and, for a plan
+/// that needs more, by `add`. out is none of q, k and v.
+/// Errors: usage_error on every rank if the plans differ, the ranks then go on; what `attend`
+/// throws, and views that do not fit the plan, abort the communicator with their message.
 /// Source: DeepSpeed-Ulysses (arXiv 2309.14509).
 template <attention Attend, communicator Comm, kernel_set Kernels = kernel::host>
 class ulysses {
 public:
     ulysses(Attend attend, Comm& comm, ulysses_plan plan, Kernels kernels = {},
             memory_source source = {})
-        : exchange_(detail::head_groups<Attend>(std::move(attend)), comm, std::move(kernels),
-                    source) {
-        use(std::move(plan));
+        : exchange_(detail::head_groups<Attend>(std::move(attend)), comm, kernels, source) {
+        guarded(comm, [&] { detail::check_memory(comm, kernels, source); });
+        use(add(std::move(plan)));
     }
 
     [[nodiscard]] const ulysses_plan& plan() const noexcept { return exchange_.plan(); }
     [[nodiscard]] Attend& attend() noexcept { return exchange_.inner().attend(); }
 
-    /// Goes on with another plan, for other tokens; memory grows if it must. All ranks call it.
-    void use(ulysses_plan plan) {
+    /// Agrees on another plan, for other tokens, and takes the memory that it needs. The number to
+    /// use it by; the constructor's plan is number 0. All ranks call it.
+    [[nodiscard]] int add(ulysses_plan plan) {
         Comm& comm = exchange_.comm();
-        guarded(comm, [&] {
-            agree_on(comm, "the Ulysses plan", plan.fingerprint());
-            latpar::detail::require(plan.ranks == comm.size(), "Ulysses was planned for ",
-                                    plan.ranks, " ranks, the communicator has ", comm.size(),
-                                    "; plan for its size");
-            const head_share& own = plan.shares[static_cast<std::size_t>(comm.rank())];
-            exchange_.inner().set(own.first, plan.shape.heads / plan.shape.key_heads);
-            exchange_.use(std::move(plan));
+        std::string text = plan.fingerprint();
+        agree_on(comm, "the Ulysses plan", text);
+        latpar::detail::require(plan.ranks == comm.size(), "Ulysses was planned for ", plan.ranks,
+                                " ranks, the communicator has ", comm.size(),
+                                "; plan for its size");
+        return guarded(comm, [&] {
+            const int id = plans_.add(std::move(plan), std::move(text));
+            exchange_.reserve(plans_.at(id));
+            return id;
         });
+    }
+    /// Goes on with a plan that was added, on this rank; takes no memory.
+    void use(int id) {
+        const ulysses_plan& plan = plans_.at(id);
+        const head_share& own = plan.shares[static_cast<std::size_t>(exchange_.comm().rank())];
+        exchange_.inner().set(own.first, plan.shape.heads / plan.shape.key_heads);
+        exchange_.use(plan);
     }
 
     /// `lse` must be null: the logs stay on the ranks that attended.
@@ -65,6 +77,7 @@ public:
     void abort(std::string_view reason) { exchange_.comm().abort(reason); }
 
 private:
+    detail::agreed_plans<ulysses_plan> plans_;
     detail::ulysses_exchange<detail::head_groups<Attend>, Comm, Kernels> exchange_;
 };
 

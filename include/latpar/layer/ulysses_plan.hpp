@@ -52,7 +52,7 @@ struct ulysses_plan {
     /// What packed heads take for the message that leaves, and the one that comes back.
     [[nodiscard]] index_t message_bytes(int rank) const;
 
-    /// One line that is equal exactly if shape, sequence and ranks are.
+    /// One line that is equal exactly if the plans are.
     [[nodiscard]] std::string fingerprint() const;
 };
 

@@ -10,8 +10,8 @@
 
 namespace latpar::inline v0::layer {
 
-/// One attention layer on a mesh of `rings` x `ranks` ranks, rank u of row r being r * ranks + u in
-/// the token sequence. Immutable.
+/// One attention layer on a mesh of `ring_ranks` rows of `ulysses_ranks` ranks each; rank u of row
+/// r is number r * ulysses_ranks + u in the token sequence. Immutable.
 ///
 /// Each row of ranks does Ulysses; then those with the same heads, one in each row, are a ring.
 struct usp_plan {
@@ -29,6 +29,12 @@ struct usp_plan {
     [[nodiscard]] const ring_plan& ring_of(int rank) const {
         return rings[static_cast<std::size_t>(rank % ulysses_ranks)];
     }
+    [[nodiscard]] int rank_of(int ulysses_rank, int ring_rank) const noexcept {
+        return ring_rank * ulysses_ranks + ulysses_rank;
+    }
+    /// A rank's own tokens, counted over those of all ranks without the joint ones.
+    [[nodiscard]] row_range token_range(int rank) const;
+
     /// Payload bytes of one attention: of Ulysses, of the rings, and of both.
     [[nodiscard]] index_t ulysses_bytes() const;
     [[nodiscard]] index_t ring_bytes() const;
@@ -36,15 +42,17 @@ struct usp_plan {
     [[nodiscard]] index_t bytes_sent_by(int rank) const;
     [[nodiscard]] index_t bytes_received_by(int rank) const;
     [[nodiscard]] index_t smallest_bytes() const;
+    /// What the policy takes on a rank.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
 
-    /// One line that is equal exactly if shape, sequence and ranks are.
+    /// One line that is equal exactly if the plans are.
     [[nodiscard]] std::string fingerprint() const;
 };
 
 /// Plans Ulysses inside rows and rings across them.
 ///
-/// Errors: usage_error as those of plan_ulysses and plan_ring.
+/// Errors: usage_error as those of plan_ulysses and plan_ring; for more Ulysses ranks than heads it
+/// names a mesh for all ranks that serves.
 /// Source: USP (arXiv 2405.07719).
 [[nodiscard]] usp_plan plan_usp(const attention_shape& shape, token_sequence sequence,
                                 int ulysses_ranks, int ring_ranks);

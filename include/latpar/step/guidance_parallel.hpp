@@ -3,9 +3,9 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/denoise/detail/spread.hpp>
 #include <latpar/kernel/host.hpp>
-#include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/step/guidance_parallel_plan.hpp>
 
 #include <optional>

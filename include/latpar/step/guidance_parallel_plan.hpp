@@ -3,8 +3,8 @@
 #pragma once
 
 #include <latpar/core/box.hpp>
-#include <latpar/schedule/latent_problem.hpp>
 #include <latpar/denoise/guidance_rule.hpp>
+#include <latpar/schedule/latent_problem.hpp>
 
 #include <string>
 #include <vector>

@@ -4,8 +4,8 @@
 
 #include <latpar/core/memory.hpp>
 #include <latpar/denoise/denoiser.hpp>
-#include <latpar/kernel/host.hpp>
 #include <latpar/denoise/detail/combine_branches.hpp>
+#include <latpar/kernel/host.hpp>
 
 #include <utility>
 #include <vector>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/detail/mesh_agreement.hpp>
 #include <latpar/denoise/detail/spread.hpp>
 #include <latpar/kernel/host.hpp>
 
@@ -15,8 +16,9 @@ namespace latpar::inline v0 {
 /// A denoiser whose ranks all make every call with the same latent, because a layer policy spreads
 /// the work inside the model (`layer::usp` in its attention).
 ///
-/// Moves nothing itself. It lets a loop agree with these ranks too: on what is sampled, on when to
-/// stop, on errors. Wrap it around everything but the loop.
+/// What a rank's model throws outside of its attention would leave the others waiting in theirs:
+/// here it reaches them. Moves nothing itself. It lets a loop agree with these ranks too: on what
+/// is sampled, on when to stop, on errors. Wrap it around everything but the loop.
 ///
 /// Ranks: all ranks of all communicators construct it and make every call.
 /// Errors: usage_error on every rank if what is sampled differs; what the model throws aborts the
@@ -24,9 +26,10 @@ namespace latpar::inline v0 {
 template <denoiser Model, communicator Comm, kernel_set Kernels = kernel::host>
 class lockstep {
 public:
-    /// `ranks`: the communicators that the layer policies use, such as those along `ulysses` and
-    /// `ring`. `whole`: the extents of the latent. `result_everywhere`: whether all of them, or those
-    /// of rank 0 alone, collect the finished latent.
+    /// `ranks`: the communicators that the layer policies use, such as those along `ring` and
+    /// `ulysses`, in one order on all ranks. `whole`: the extents of the latent.
+    /// `result_everywhere`: whether all of them, or those of rank 0 alone, collect the finished
+    /// latent.
     lockstep(Model model, std::vector<Comm*> ranks, const extents3& whole,
              bool result_everywhere = true, Kernels kernels = {})
         : model_(std::move(model)),
@@ -48,7 +51,7 @@ public:
     /// See distributed_denoiser.
     void agree(const latent_problem& problem, std::string_view text) {
         guarded(*this, [&] {
-            for (Comm* comm : ranks_) agree_on(*comm, "the loop", text);
+            latpar::detail::agree_on_mesh(std::span<Comm* const>(ranks_), "the loop", text);
             inner().agree(problem, text);
         });
     }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <latpar/denoise/denoiser.hpp>
-#include <latpar/kernel/kernel_set.hpp>
 #include <latpar/denoise/guidance_rule.hpp>
+#include <latpar/kernel/kernel_set.hpp>
 
 #include <algorithm>
 #include <span>

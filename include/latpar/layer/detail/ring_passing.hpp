@@ -7,6 +7,7 @@
 #include <latpar/layer/detail/rows.hpp>
 #include <latpar/layer/ring_plan.hpp>
 
+#include <limits>
 #include <optional>
 #include <span>
 #include <utility>
@@ -14,8 +15,9 @@
 
 namespace latpar::inline v0::layer::detail {
 
-/// Passes keys and values from rank to rank, attends over each block while the next one travels,
-/// and merges the results. An attention itself, so that Ulysses can stand around it.
+/// Passes keys and values from rank to rank, attends over each block between starting the exchange
+/// of the next and waiting for it, and merges the results. An attention itself, so that Ulysses can
+/// stand around it.
 template <attention Inner, communicator Comm, kernel_set Kernels>
 class ring_passing {
 public:
@@ -26,23 +28,30 @@ public:
 
     [[nodiscard]] Inner& inner() noexcept { return inner_; }
     [[nodiscard]] Comm& comm() noexcept { return *comm_; }
-    [[nodiscard]] const ring_plan& plan() const noexcept { return plan_; }
+    [[nodiscard]] const ring_plan& plan() const noexcept { return *plan_; }
 
-    /// Takes another plan, which all ranks have agreed on, and the memory for it.
-    void use(ring_plan plan) {
-        plan_ = std::move(plan);
-        query_rows_ = plan_.query_rows(comm_->rank());
-        arena_.reserve(plan_.workspace_bytes(comm_->rank(), plan_.is_masked()), source_);
+    /// Takes the memory for a plan that all ranks have agreed on.
+    void reserve(const ring_plan& plan) {
+        arena_.reserve(plan.workspace_bytes(comm_->rank()), source_);
+    }
+    /// Goes on with a plan whose memory was taken, and which outlives its use.
+    void use(const ring_plan& plan) {
+        plan_ = &plan;
+        query_rows_ = plan.query_rows(comm_->rank());
     }
 
     void operator()(const_heads_view q, const_heads_view k, const_heads_view v, heads_view out,
                     lse_view, stream_ref stream) {
         check(q, k, v, out);
         const int self = comm_->rank();
-        const bool packs = plan_.is_masked() || (plan_.ranks > 1 && !(travels(k) && travels(v)));
-        arena_.reserve(plan_.workspace_bytes(self, packs), source_);
-        if (packs) pack(k, v, stream);
-        if (plan_.ranks == 1) {
+        arena_.rewind();
+        if (plan_->is_masked() || (plan_->ranks > 1 && !(travels(k) && travels(v)))) {
+            latpar::detail::require(plan_->may_pack(self), "rank ", self,
+                                    " planned for dense keys, those that were passed have gaps; "
+                                    "pass them dense or leave keys_are_dense out");
+            pack(k, v, stream);
+        }
+        if (plan_->ranks == 1) {
             if (k.extents[0] == 0) {
                 clear(out, stream);
             } else {
@@ -50,32 +59,33 @@ public:
             }
             return;
         }
-        take_results(out);
-        const std::array<index_t, 3> most{plan_.most_keys(), plan_.shape.key_heads,
-                                          plan_.shape.head_dim};
+        take_results(out, stream);
+        const std::array<index_t, 3> most{plan_->most_keys(), plan_->shape.key_heads,
+                                          plan_->shape.head_dim};
         std::array<heads_view, 4> travelling;
         for (heads_view& view : travelling) {
-            view = arena_.take(most, plan_.shape.type, source_.space);
+            view = arena_.take(most, plan_->shape.type, source_.space);
         }
         // The own keys of what is attended over, which go on; joint ones stay.
-        const_heads_view going_k = rows_of(k, plan_.joint_front_keys(), plan_.keys_of(self));
-        const_heads_view going_v = rows_of(v, plan_.joint_front_keys(), plan_.keys_of(self));
-        for (int step = 0; step < plan_.ranks; ++step) {
+        const_heads_view going_k = rows_of(k, plan_->joint_front_keys(), plan_->keys_of(self));
+        const_heads_view going_v = rows_of(v, plan_->joint_front_keys(), plan_->keys_of(self));
+        for (int step = 0; step < plan_->ranks; ++step) {
             const auto slot = static_cast<std::size_t>(2 * (step % 2));
             const index_t next =
-                step + 1 < plan_.ranks ? plan_.keys_of(plan_.origin_of(self, step + 1)) : 0;
+                step + 1 < plan_->ranks ? plan_->keys_of(plan_->origin_of(self, step + 1)) : 0;
             const const_heads_view coming_k = rows_of(travelling[slot], 0, next);
             const const_heads_view coming_v = rows_of(travelling[slot + 1], 0, next);
-            if (step + 1 < plan_.ranks) pass_on(going_k, going_v, coming_k, coming_v, stream);
+            // Local, so that an exception ends what is in flight before the caller's keys can go.
+            std::optional<exchange_type> passing;
+            if (step + 1 < plan_->ranks) {
+                passing.emplace(pass_on(going_k, going_v, coming_k, coming_v, stream));
+            }
             if (step == 0) {
                 attend_over(q, k, v, stream);
             } else {
                 attend_over(q, going_k, going_v, stream);
             }
-            if (exchange_) {
-                exchange_->wait();
-                exchange_.reset();
-            }
+            if (passing) passing->wait();
             going_k = coming_k;
             going_v = coming_v;
         }
@@ -88,7 +98,7 @@ private:
 
     /// Whether the own keys lie as they travel.
     [[nodiscard]] bool travels(const const_heads_view& view) const {
-        return rows_of(view, plan_.joint_front_keys(), plan_.keys_of(comm_->rank()))
+        return rows_of(view, plan_->joint_front_keys(), plan_->keys_of(comm_->rank()))
             .is_contiguous();
     }
 
@@ -100,16 +110,14 @@ private:
     /// Keys and values without the tokens that are none, dense, in place of those that were passed.
     void pack(const_heads_view& k, const_heads_view& v, stream_ref stream) {
         const int self = comm_->rank();
-        const index_t front =
-            plan_.is_packed ? plan_.joint_front_keys() : plan_.sequence.joint_front;
-        const index_t own = plan_.is_packed ? plan_.keys_of(self) : plan_.tokens_of(self);
+        const index_t front = plan_->sequence.joint_front;
         const index_t all =
-            plan_.joint_front_keys() + plan_.keys_of(self) + plan_.joint_back_keys();
+            plan_->joint_front_keys() + plan_->keys_of(self) + plan_->joint_back_keys();
         copies_.clear();
         for (const_heads_view* view : {&k, &v}) {
             const heads_view to = arena_.take(
-                std::array<index_t, 3>{all, plan_.shape.key_heads, plan_.shape.head_dim},
-                plan_.shape.type, source_.space);
+                std::array<index_t, 3>{all, plan_->shape.key_heads, plan_->shape.head_dim},
+                plan_->shape.type, source_.space);
             index_t next = 0;
             const auto add = [&](const std::vector<row_range>& runs, index_t first) {
                 for (const row_range& run : runs) {
@@ -118,38 +126,44 @@ private:
                     next += run.size();
                 }
             };
-            if (plan_.is_packed) {
-                add({{0, all}}, 0);
+            if (plan_->is_packed) {
+                copies_.push_back({as_latent(*view), as_latent(to)});
             } else {
-                add(plan_.front_keys, 0);
-                add(plan_.own_keys[static_cast<std::size_t>(self)], front);
-                add(plan_.back_keys, front + own);
+                add(plan_->front_keys, 0);
+                add(plan_->own_keys[static_cast<std::size_t>(self)], front);
+                add(plan_->back_keys, front + plan_->tokens_of(self));
             }
             *view = to;
         }
         kernels_.copy_all(copies_, stream);
     }
 
-    void take_results(const heads_view& out) {
-        const dtype type = plan_.shape.type;
+    void take_results(const heads_view& out, stream_ref stream) {
+        const dtype type = plan_->shape.type;
         part_ = arena_.take(out.extents, type, source_.space);
         const std::array<index_t, 2> logs{out.extents[0], out.extents[1]};
         lse_ = arena_.take(logs, dtype::f32, source_.space);
         part_lse_ = arena_.take(logs, dtype::f32, source_.space);
         joint_ = arena_.take(
-            std::array<index_t, 3>{plan_.joint(), plan_.shape.heads, plan_.shape.head_dim}, type,
+            std::array<index_t, 3>{plan_->joint(), plan_->shape.heads, plan_->shape.head_dim}, type,
             source_.space);
         sum_ = type == dtype::f32 ? out : arena_.take(out.extents, dtype::f32, source_.space);
         is_empty_ = true;
+        // An attention that does not write its lse shall not look right.
+        constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+        const const_latent_view input = as_latent(lse_);
+        const std::array<float, 2> coefficients{nan, nan};
+        const std::array<latent_view, 2> outputs{as_latent(lse_), as_latent(part_lse_)};
+        kernels_.linear_combination({&input, 1}, coefficients, outputs, stream);
     }
 
-    void pass_on(const const_heads_view& k, const const_heads_view& v,
-                 const const_heads_view& next_k, const const_heads_view& next_v,
-                 stream_ref stream) {
+    [[nodiscard]] exchange_type pass_on(const const_heads_view& k, const const_heads_view& v,
+                                        const const_heads_view& next_k,
+                                        const const_heads_view& next_v, stream_ref stream) {
         sends_.clear();
         recvs_.clear();
-        const int to = (comm_->rank() + 1) % plan_.ranks;
-        const int from = (comm_->rank() + plan_.ranks - 1) % plan_.ranks;
+        const int to = (comm_->rank() + 1) % plan_->ranks;
+        const int from = (comm_->rank() + plan_->ranks - 1) % plan_->ranks;
         for (const const_heads_view* view : {&k, &v}) {
             if (view->elements() == 0) continue;
             sends_.push_back({view->data, view->elements(), view->type, to, view->space});
@@ -159,13 +173,13 @@ private:
             recvs_.push_back({const_cast<std::byte*>(view->data), view->elements(), view->type,
                               from, view->space});
         }
-        exchange_.emplace(comm_->start_exchange(sends_, recvs_, stream));
+        return comm_->start_exchange(sends_, recvs_, stream);
     }
 
     void attend_over(const const_heads_view& q, const const_heads_view& k,
                      const const_heads_view& v, stream_ref stream) {
         if (k.extents[0] == 0) return;
-        const bool direct = is_empty_ && plan_.shape.type == dtype::f32;
+        const bool direct = is_empty_ && plan_->shape.type == dtype::f32;
         for (const row_range& rows : query_rows_) {
             const auto part = [&](const auto& view) {
                 return rows_of(view, rows.begin, rows.size());
@@ -193,23 +207,23 @@ private:
             const heads_view to = rows_of(out, rows.begin, rows.size());
             if (is_empty_) {
                 clear(to, stream);
-            } else if (plan_.shape.type != dtype::f32) {
+            } else if (plan_->shape.type != dtype::f32) {
                 kernels_.copy(as_latent(rows_of(sum_, rows.begin, rows.size())), as_latent(to),
                               stream);
             }
         }
-        if (plan_.joint() == 0) return;
+        if (plan_->joint() == 0) return;
         const int self = comm_->rank();
         copies_.clear();
-        add_joint_copies(out, plan_.joint_queries(self), true);
+        add_joint_copies(out, plan_->joint_queries(self), true);
         kernels_.copy_all(copies_, stream);
         sends_.clear();
         recvs_.clear();
         const auto share = [&](int rank) {
-            const row_range rows = plan_.joint_queries(rank);
+            const row_range rows = plan_->joint_queries(rank);
             return rows_of(joint_, rows.begin, rows.size());
         };
-        for (int peer = 0; peer < plan_.ranks; ++peer) {
+        for (int peer = 0; peer < plan_->ranks; ++peer) {
             if (peer == self) continue;
             const heads_view mine = share(self);
             const heads_view theirs = share(peer);
@@ -223,16 +237,16 @@ private:
         exchange(*comm_, std::span<const send_op>(sends_), std::span<const recv_op>(recvs_),
                  stream);
         copies_.clear();
-        for (int peer = 0; peer < plan_.ranks; ++peer) {
-            if (peer != self) add_joint_copies(out, plan_.joint_queries(peer), false);
+        for (int peer = 0; peer < plan_->ranks; ++peer) {
+            if (peer != self) add_joint_copies(out, plan_->joint_queries(peer), false);
         }
         kernels_.copy_all(copies_, stream);
     }
 
     /// Joint tokens `share` between the output and where they are collected.
     void add_joint_copies(const heads_view& out, const row_range& share, bool to_joint) {
-        const index_t front = plan_.sequence.joint_front;
-        const index_t own = plan_.tokens_of(comm_->rank());
+        const index_t front = plan_->sequence.joint_front;
+        const index_t own = plan_->tokens_of(comm_->rank());
         const row_range ahead{share.begin, std::min(share.end, front)};
         const row_range behind{std::max(share.begin, front), share.end};
         for (const auto& [rows, shift] : {std::pair(ahead, index_t{0}), std::pair(behind, own)}) {
@@ -246,28 +260,19 @@ private:
     void check(const const_heads_view& q, const const_heads_view& k, const const_heads_view& v,
                const heads_view& out) const {
         const int self = comm_->rank();
-        const attention_shape& shape = plan_.shape;
-        const index_t key_rows = plan_.is_packed ? plan_.joint_front_keys() + plan_.keys_of(self) +
-                                                       plan_.joint_back_keys()
-                                                 : plan_.rows_of(self);
-        const std::array<index_t, 3> queries{plan_.rows_of(self), shape.heads, shape.head_dim};
-        const std::array<index_t, 3> keys{key_rows, shape.key_heads, shape.head_dim};
-        latpar::detail::require(
-            q.extents == queries && out.extents == queries && k.extents == keys &&
-                v.extents == keys && q.type == shape.type && k.type == shape.type &&
-                v.type == shape.type && out.type == shape.type,
-            "rank ", self, " planned an attention of ", queries[0], " queries, ", key_rows,
-            " keys, ", shape.heads, " heads, ", shape.key_heads, " key heads and head_dim ",
-            shape.head_dim, " in ", name_of(shape.type), " and was called with q [", q.extents[0],
-            ", ", q.extents[1], ", ", q.extents[2], "], k [", k.extents[0], ", ", k.extents[1],
-            ", ", k.extents[2], "] in ", name_of(q.type), "; plan for what is passed");
+        const index_t key_rows =
+            plan_->is_packed
+                ? plan_->joint_front_keys() + plan_->keys_of(self) + plan_->joint_back_keys()
+                : plan_->rows_of(self);
+        check_views(plan_->shape, self, plan_->rows_of(self), key_rows, source_.space, q, k, v,
+                    out);
     }
 
     Inner inner_;
     Comm* comm_;
     Kernels kernels_;
     memory_source source_;
-    ring_plan plan_;
+    const ring_plan* plan_ = nullptr;
     std::vector<row_range> query_rows_;
     arena arena_;
     heads_view part_, joint_, sum_;
@@ -277,8 +282,6 @@ private:
     std::vector<kernel::copy_pair> copies_;
     std::vector<send_op> sends_;
     std::vector<recv_op> recvs_;
-    // Last, so that what is in flight ends before its buffers do.
-    std::optional<exchange_type> exchange_;
 };
 
 }  // namespace latpar::inline v0::layer::detail

@@ -25,7 +25,7 @@ template <class Byte>
 }
 /// Rows of an lse.
 [[nodiscard]] inline lse_view rows_of(lse_view view, index_t begin, index_t count) {
-    view.data += begin * view.strides[0] * size_of(view.type);
+    if (view.data != nullptr) view.data += begin * view.strides[0] * size_of(view.type);
     view.extents[0] = count;
     return view;
 }
@@ -48,6 +48,23 @@ template <class Byte>
             view.space};
 }
 
+/// Errors: usage_error that prints shape and type of each, unless the views are those of an
+/// attention of so many rows of queries and keys on a rank, in the memory of the policy, and out is
+/// none of the others.
+void check_views(const attention_shape& shape, int rank, index_t queries, index_t keys,
+                 memory_space space, const const_heads_view& q, const const_heads_view& k,
+                 const const_heads_view& v, const const_heads_view& out);
+
+/// Errors: usage_error unless kernels and communicator reach the memory that a policy is to take.
+template <class Comm, class Kernels>
+void check_memory(const Comm& comm, const Kernels& kernels, const memory_source& source) {
+    latpar::detail::require(source.space == kernels.space(), "the memory source is ",
+                            name_of(source.space), " memory, the kernels work on ",
+                            name_of(kernels.space()), "; pass a source for theirs");
+    latpar::detail::require(comm.reaches(source.space), "the communicator does not reach ",
+                            name_of(source.space), " memory; pass one that does");
+}
+
 /// Hands out dense tensors one behind the other in a buffer that grows when it must.
 class arena {
 public:
@@ -57,13 +74,18 @@ public:
             storage_ = {};
             storage_ = buffer(bytes, source);
         }
-        used_ = 0;
+        rewind();
     }
+    /// Begins anew; what was handed out before is lost.
+    void rewind() noexcept { used_ = 0; }
     template <std::size_t Rank>
     [[nodiscard]] basic_view<std::byte, Rank> take(const std::array<index_t, Rank>& extents,
                                                    dtype type, memory_space space) {
         basic_view<std::byte, Rank> out{storage_.data() + used_, extents, dense_strides(extents),
                                         type, space};
+        latpar::detail::require<error>(used_ + out.bytes() <= storage_.bytes(),
+                                       "an attention took ", used_ + out.bytes(), " bytes of the ",
+                                       storage_.bytes(), " that were planned");
         used_ += latpar::detail::aligned(out.bytes());
         return out;
     }

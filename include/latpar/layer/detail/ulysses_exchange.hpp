@@ -25,39 +25,40 @@ public:
 
     [[nodiscard]] Inner& inner() noexcept { return inner_; }
     [[nodiscard]] Comm& comm() noexcept { return *comm_; }
-    [[nodiscard]] const ulysses_plan& plan() const noexcept { return plan_; }
+    [[nodiscard]] const ulysses_plan& plan() const noexcept { return *plan_; }
 
-    /// Takes another plan, which all ranks have agreed on, and the memory for it.
-    void use(ulysses_plan plan) {
-        plan_ = std::move(plan);
-        gathered_.reserve(plan_.workspace_bytes(comm_->rank()), source_);
+    /// Takes the memory for a plan that all ranks have agreed on.
+    void reserve(const ulysses_plan& plan) {
+        gathered_.reserve(plan.workspace_bytes(comm_->rank()), source_);
     }
+    /// Goes on with a plan whose memory was taken, and which outlives its use.
+    void use(const ulysses_plan& plan) { plan_ = &plan; }
 
     void run(const_heads_view q, const_heads_view k, const_heads_view v, heads_view out,
              stream_ref stream) {
         check(q, k, v, out);
-        if (plan_.ranks == 1 && !plan_.is_masked()) {
-            inner_(q, k, v, out, lse_view{}, stream);
+        if (plan_->ranks == 1 && !plan_->is_masked()) {
+            attend(q, k, v, out, stream);
             return;
         }
         const int self = comm_->rank();
         const head_share& own = share(self);
-        const std::array<index_t, 3> keys{plan_.all_keys(), own.key_count, plan_.shape.head_dim};
-        gathered_.reserve(0, source_);
+        const std::array<index_t, 3> keys{plan_->all_keys(), own.key_count, plan_->shape.head_dim};
+        gathered_.rewind();
         const heads_view all_k = take(keys);
         const heads_view all_v = take(keys);
         copies_.clear();
         gather_keys(k, all_k);
         gather_keys(v, all_v);
-        if (plan_.ranks == 1) {
+        if (plan_->ranks == 1) {
             kernels_.copy_all(copies_, stream);
             attend(q, all_k, all_v, out, stream);
             return;
         }
-        const std::array<index_t, 3> queries{plan_.all_tokens(), own.count, plan_.shape.head_dim};
+        const std::array<index_t, 3> queries{plan_->all_tokens(), own.count, plan_->shape.head_dim};
         const heads_view all_q = take(queries);
         const heads_view all_out = take(queries);
-        message_ = gathered_.take(std::array<index_t, 1>{plan_.message_bytes(self)}, dtype::u8,
+        message_ = gathered_.take(std::array<index_t, 1>{plan_->message_bytes(self)}, dtype::u8,
                                   source_.space);
         for (const auto& [from, to] : row_pairs())
             add_copy(heads_of(q, from, own), whole(all_q, to));
@@ -68,12 +69,12 @@ public:
 
 private:
     [[nodiscard]] const head_share& share(int rank) const {
-        return plan_.shares[static_cast<std::size_t>(rank)];
+        return plan_->shares[static_cast<std::size_t>(rank)];
     }
     /// Attends; without any key the output is zero. A ring may still find some elsewhere.
     void attend(const const_heads_view& q, const const_heads_view& k, const const_heads_view& v,
                 const heads_view& out, stream_ref stream) {
-        if (Inner::is_collective || plan_.all_keys() > 0) {
+        if (Inner::is_collective || plan_->all_keys() > 0) {
             inner_(q, k, v, out, lse_view{}, stream);
         } else {
             const latent_view view = as_latent(out);
@@ -81,7 +82,7 @@ private:
         }
     }
     [[nodiscard]] heads_view take(const std::array<index_t, 3>& extents) {
-        return gathered_.take(extents, plan_.shape.type, source_.space);
+        return gathered_.take(extents, plan_->shape.type, source_.space);
     }
     template <class View>
     [[nodiscard]] static View whole(const View& view, const row_range& rows) {
@@ -103,14 +104,14 @@ private:
 
     /// The rows of a rank's own tokens among those of all ranks.
     [[nodiscard]] row_range gathered_rows(int rank) const {
-        index_t begin = plan_.sequence.joint_front;
-        for (int r = 0; r < rank; ++r) begin += plan_.tokens_of(r);
-        return {begin, begin + plan_.tokens_of(rank)};
+        index_t begin = plan_->sequence.joint_front;
+        for (int r = 0; r < rank; ++r) begin += plan_->tokens_of(r);
+        return {begin, begin + plan_->tokens_of(rank)};
     }
     [[nodiscard]] row_range gathered_keys(int rank) const {
-        index_t begin = count(plan_.front_keys);
-        for (int r = 0; r < rank; ++r) begin += plan_.keys_of(r);
-        return {begin, begin + plan_.keys_of(rank)};
+        index_t begin = count(plan_->front_keys);
+        for (int r = 0; r < rank; ++r) begin += plan_->keys_of(r);
+        return {begin, begin + plan_->keys_of(rank)};
     }
     [[nodiscard]] static index_t count(const std::vector<row_range>& runs) {
         index_t out = 0;
@@ -120,10 +121,10 @@ private:
 
     /// This rank's rows here and among those of all ranks: joint in front, own, joint behind.
     [[nodiscard]] std::array<std::pair<row_range, row_range>, 3> row_pairs() const {
-        const index_t front = plan_.sequence.joint_front;
-        const index_t back = plan_.sequence.joint_back;
-        const index_t own = plan_.tokens_of(comm_->rank());
-        const index_t all = plan_.all_tokens();
+        const index_t front = plan_->sequence.joint_front;
+        const index_t back = plan_->sequence.joint_back;
+        const index_t own = plan_->tokens_of(comm_->rank());
+        const index_t all = plan_->all_tokens();
         return {std::pair(row_range{0, front}, row_range{0, front}),
                 std::pair(row_range{front, front + own}, gathered_rows(comm_->rank())),
                 std::pair(row_range{front + own, front + own + back}, row_range{all - back, all})};
@@ -132,7 +133,7 @@ private:
     /// Copies this rank's keys, and the joint ones, of its own heads to where they are gathered.
     void gather_keys(const const_heads_view& from, const heads_view& to) {
         const int self = comm_->rank();
-        const index_t own = plan_.sequence.joint_front;
+        const index_t own = plan_->sequence.joint_front;
         index_t next = 0;
         const auto add = [&](const std::vector<row_range>& runs, index_t first) {
             for (const row_range& run : runs) {
@@ -141,17 +142,17 @@ private:
                 next += run.size();
             }
         };
-        add(plan_.front_keys, 0);
+        add(plan_->front_keys, 0);
         next = gathered_keys(self).begin;
-        add(plan_.own_keys[static_cast<std::size_t>(self)], own);
-        next = plan_.all_keys() - count(plan_.back_keys);
-        add(plan_.back_keys, own + plan_.tokens_of(self));
+        add(plan_->own_keys[static_cast<std::size_t>(self)], own);
+        next = plan_->all_keys() - count(plan_->back_keys);
+        add(plan_->back_keys, own + plan_->tokens_of(self));
     }
 
     /// The next rows of heads in the message buffer.
     [[nodiscard]] heads_view message(index_t& used, index_t rows, index_t heads) const {
-        const std::array<index_t, 3> extents{rows, heads, plan_.shape.head_dim};
-        heads_view out{message_.data + used, extents, dense_strides(extents), plan_.shape.type,
+        const std::array<index_t, 3> extents{rows, heads, plan_->shape.head_dim};
+        heads_view out{message_.data + used, extents, dense_strides(extents), plan_->shape.type,
                        source_.space};
         used += out.bytes();
         return out;
@@ -176,18 +177,18 @@ private:
                    const heads_view& all_q, const heads_view& all_k, const heads_view& all_v,
                    stream_ref stream) {
         const int self = comm_->rank();
-        const index_t front = plan_.sequence.joint_front;
+        const index_t front = plan_->sequence.joint_front;
         index_t used = 0;
-        for (int peer = 0; peer < plan_.ranks; ++peer) {
+        for (int peer = 0; peer < plan_->ranks; ++peer) {
             if (peer == self) continue;
             const head_share& theirs = share(peer);
-            const heads_view packed_q = message(used, plan_.tokens_of(self), theirs.count);
-            add_copy(heads_of(q, {front, front + plan_.tokens_of(self)}, theirs), packed_q);
+            const heads_view packed_q = message(used, plan_->tokens_of(self), theirs.count);
+            add_copy(heads_of(q, {front, front + plan_->tokens_of(self)}, theirs), packed_q);
             send(packed_q, peer);
             for (const const_heads_view* from : {&k, &v}) {
-                const heads_view packed = message(used, plan_.keys_of(self), theirs.key_count);
+                const heads_view packed = message(used, plan_->keys_of(self), theirs.key_count);
                 index_t next = 0;
-                for (const row_range& run : plan_.own_keys[static_cast<std::size_t>(self)]) {
+                for (const row_range& run : plan_->own_keys[static_cast<std::size_t>(self)]) {
                     add_copy(key_heads_of(*from, {front + run.begin, front + run.end}, theirs),
                              whole(packed, {next, next + run.size()}));
                     next += run.size();
@@ -205,20 +206,20 @@ private:
     /// The output to the ranks of its tokens, that of joint tokens to all.
     void bring_back(const heads_view& all_out, const heads_view& out, stream_ref stream) {
         const int self = comm_->rank();
-        const index_t front = plan_.sequence.joint_front;
-        const index_t back = plan_.sequence.joint_back;
+        const index_t front = plan_->sequence.joint_front;
+        const index_t back = plan_->sequence.joint_back;
         copies_.clear();
         index_t used = 0;
-        for (int peer = 0; peer < plan_.ranks; ++peer) {
+        for (int peer = 0; peer < plan_->ranks; ++peer) {
             if (peer == self) continue;
             send(whole(all_out, {0, front}), peer);
             send(whole(all_out, gathered_rows(peer)), peer);
-            send(whole(all_out, {plan_.all_tokens() - back, plan_.all_tokens()}), peer);
-            const heads_view packed = message(used, plan_.rows_of(self), share(peer).count);
+            send(whole(all_out, {plan_->all_tokens() - back, plan_->all_tokens()}), peer);
+            const heads_view packed = message(used, plan_->rows_of(self), share(peer).count);
             receive(whole(packed, {0, front}), peer);
-            receive(whole(packed, {front, front + plan_.tokens_of(self)}), peer);
-            receive(whole(packed, {front + plan_.tokens_of(self), plan_.rows_of(self)}), peer);
-            add_copy(packed, heads_of(out, {0, plan_.rows_of(self)}, share(peer)));
+            receive(whole(packed, {front, front + plan_->tokens_of(self)}), peer);
+            receive(whole(packed, {front + plan_->tokens_of(self), plan_->rows_of(self)}), peer);
+            add_copy(packed, heads_of(out, {0, plan_->rows_of(self)}, share(peer)));
         }
         for (const auto& [here, gathered] : row_pairs()) {
             add_copy(whole(all_out, gathered), heads_of(out, here, share(self)));
@@ -229,28 +230,15 @@ private:
 
     void check(const const_heads_view& q, const const_heads_view& k, const const_heads_view& v,
                const heads_view& out) const {
-        const index_t rows = plan_.rows_of(comm_->rank());
-        const attention_shape& shape = plan_.shape;
-        const std::array<index_t, 3> queries{rows, shape.heads, shape.head_dim};
-        const std::array<index_t, 3> keys{rows, shape.key_heads, shape.head_dim};
-        latpar::detail::require(
-            q.extents == queries && out.extents == queries && k.extents == keys &&
-                v.extents == keys && q.type == shape.type && k.type == shape.type &&
-                v.type == shape.type && out.type == shape.type,
-            "rank ", comm_->rank(), " planned an attention of ", rows, " tokens, ", shape.heads,
-            " heads, ", shape.key_heads, " key heads and head_dim ", shape.head_dim, " in ",
-            name_of(shape.type), " and was called with q [", q.extents[0], ", ", q.extents[1], ", ",
-            q.extents[2], "], k [", k.extents[0], ", ", k.extents[1], ", ", k.extents[2], "], v [",
-            v.extents[0], ", ", v.extents[1], ", ", v.extents[2], "], out [", out.extents[0], ", ",
-            out.extents[1], ", ", out.extents[2], "] in ", name_of(q.type),
-            "; plan for what is passed");
+        const index_t rows = plan_->rows_of(comm_->rank());
+        check_views(plan_->shape, comm_->rank(), rows, rows, source_.space, q, k, v, out);
     }
 
     Inner inner_;
     Comm* comm_;
     Kernels kernels_;
     memory_source source_;
-    ulysses_plan plan_;
+    const ulysses_plan* plan_ = nullptr;
     arena gathered_;
     basic_view<std::byte, 1> message_;
     // Reused from call to call, so that the steady state allocates nothing.
