@@ -6,10 +6,12 @@
 #include <latpar/schedule/ddim.hpp>
 #include <latpar/step/guided.hpp>
 
+#include <support/all_schedules.hpp>
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
 #include <support/composition_run.hpp>
 #include <support/expect.hpp>
+#include <support/messages_of.hpp>
 
 #include <functional>
 #include <random>
@@ -35,17 +37,6 @@ std::vector<float> simulated(const sampling_case& c, const mesh_shape& shape,
     options.simulate = true;
     self_communicator alone;
     return sample_composed(alone, plan_composition(c.problem(), shape, options), model, c).latent;
-}
-
-std::vector<linear_scheduler> all_schedules(index_t steps) {
-    std::vector<linear_scheduler> out;
-    for (const std::string_view name : schedule::names) {
-        out.push_back(schedule::by_name(name, steps));
-    }
-    auto options = schedule::ddim_options::epsilon(steps);
-    options.eta = 1;
-    out.push_back(schedule::ddim(options));
-    return out;
 }
 
 composition_options some_options() {
@@ -77,20 +68,6 @@ void check(const sampling_case& c, const mesh_shape& shape, const composition_op
         CHECK(report.taken_bytes == plan.workspace_bytes(rank));
     }
     CHECK(total == plan.bytes());
-}
-
-/// The message that each rank ends with, empty if none.
-template <class F>
-std::vector<std::string> messages_of(int ranks, F&& f) {
-    std::vector<std::string> out(static_cast<std::size_t>(ranks));
-    thread_team(ranks).run([&](thread_communicator& comm) {
-        try {
-            f(comm);
-        } catch (const std::exception& error) {
-            out[static_cast<std::size_t>(comm.rank())] = error.what();
-        }
-    });
-    return out;
 }
 
 }  // namespace

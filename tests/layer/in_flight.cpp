@@ -9,6 +9,7 @@
 #include <support/catch.hpp>
 #include <support/expect.hpp>
 #include <support/logged_communicator.hpp>
+#include <support/messages_of.hpp>
 #include <support/recorded.hpp>
 
 #include <chrono>
@@ -35,20 +36,6 @@ struct logged_attention {
         layer::reference_attention{}(q, k, v, out, lse, stream);
     }
 };
-
-/// What each rank throws in `f`, empty if nothing.
-template <class F>
-std::vector<std::string> messages(int ranks, F&& f) {
-    std::vector<std::string> out(static_cast<std::size_t>(ranks));
-    thread_team(ranks).run([&](thread_communicator& comm) {
-        try {
-            f(comm);
-        } catch (const std::exception& error) {
-            out[static_cast<std::size_t>(comm.rank())] = error.what();
-        }
-    });
-    return out;
-}
 
 }  // namespace
 
@@ -120,7 +107,7 @@ TEST_CASE("nothing is in flight any more when an attention has thrown") {
     std::mt19937 random(4);
     const attention_case c({4, 4, 32, dtype::f32}, {{64, 64}}, random);
     for (const bool in_usp : {false, true}) {
-        const auto texts = messages(2, [&](thread_communicator& world) {
+        const auto texts = messages_of(2, [&](thread_communicator& world) {
             call_log log;
             logged comm(world.duplicate(), log);
             logged alone(world.split(world.rank(), 0).value(), log);

@@ -7,6 +7,7 @@
 #include <latpar/schedule/ddim.hpp>
 #include <latpar/step/latent_parallel.hpp>
 
+#include <support/all_schedules.hpp>
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
 #include <support/para_step_run.hpp>
@@ -58,17 +59,6 @@ batch_report sample_in_batches(const sampling_case& c, const loop::batch_step_pl
     loop.collect(make_view(out.latent.data(), c.extents));
     out.late_allocations = memory.allocations() - before;
     out.batches = model.batches;
-    return out;
-}
-
-std::vector<linear_scheduler> all_schedules(index_t steps) {
-    std::vector<linear_scheduler> out;
-    for (const std::string_view name : schedule::names) {
-        out.push_back(schedule::by_name(name, steps));
-    }
-    auto options = schedule::ddim_options::epsilon(steps);
-    options.eta = 1;
-    out.push_back(schedule::ddim(options));
     return out;
 }
 

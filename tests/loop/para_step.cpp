@@ -8,9 +8,11 @@
 #include <latpar/step/latent_parallel.hpp>
 
 #include <loop/para_step_reference.hpp>
+#include <support/all_schedules.hpp>
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
 #include <support/expect.hpp>
+#include <support/messages_of.hpp>
 #include <support/para_step_run.hpp>
 
 #include <algorithm>
@@ -58,35 +60,6 @@ void blind(const_latent_view, const step_info& info, latent_view prediction, str
         out[k] = static_cast<float>(0.3 - info.samples[0].timestep / 2000 +
                                     0.01 * static_cast<double>(k % 7));
     }
-}
-
-linear_scheduler stochastic(index_t steps) {
-    auto options = schedule::ddim_options::epsilon(steps);
-    options.eta = 1;
-    return schedule::ddim(options);
-}
-
-std::vector<linear_scheduler> all_schedules(index_t steps) {
-    std::vector<linear_scheduler> out;
-    for (const std::string_view name : schedule::names) {
-        out.push_back(schedule::by_name(name, steps));
-    }
-    out.push_back(stochastic(steps));
-    return out;
-}
-
-/// The message that each rank ends with, empty if none.
-template <class F>
-std::vector<std::string> messages_of(int ranks, F&& f) {
-    std::vector<std::string> out(static_cast<std::size_t>(ranks));
-    thread_team(ranks).run([&](thread_communicator& comm) {
-        try {
-            f(comm);
-        } catch (const std::exception& error) {
-            out[static_cast<std::size_t>(comm.rank())] = error.what();
-        }
-    });
-    return out;
 }
 
 }  // namespace

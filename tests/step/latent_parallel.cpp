@@ -8,6 +8,7 @@
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
 #include <support/latent_parallel_run.hpp>
+#include <support/messages_of.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -105,20 +106,6 @@ std::vector<index_t> peaks_of_run(const latent_parallel_plan& plan, const sampli
         latent_parallel policy(any_model(pointwise), comm, plan, kernel::host{}, source);
         static_cast<void>(run_loop(policy, c, comm.rank() == 0, source));
         out[static_cast<std::size_t>(comm.rank())] = memory.peak_bytes();
-    });
-    return out;
-}
-
-/// The message that each rank ends with, empty if none.
-template <class F>
-std::vector<std::string> messages_of(int ranks, F&& f) {
-    std::vector<std::string> out(static_cast<std::size_t>(ranks));
-    thread_team(ranks).run([&](thread_communicator& comm) {
-        try {
-            f(comm);
-        } catch (const std::exception& error) {
-            out[static_cast<std::size_t>(comm.rank())] = error.what();
-        }
     });
     return out;
 }
