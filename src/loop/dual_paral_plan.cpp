@@ -90,6 +90,10 @@ index_t dual_paral_plan::blocks() const noexcept {
     return (rest + options.block_latents - 1) / options.block_latents;
 }
 
+index_t dual_paral_plan::blocks_held() const noexcept {
+    return blocks() < 0 ? steps() + 1 : std::min(steps() + 1, blocks());
+}
+
 index_t dual_paral_plan::latents_of(index_t block) const noexcept {
     return block == 0 ? window_latents() : options.block_latents;
 }
@@ -188,10 +192,7 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
         problem.channels * problem.extents[1] * problem.extents[2] * size_of(problem.type);
     index_t out = 0;
     if (rank == 0) {
-        // The queue: at most one block for each step, and one that is being retired.
-        const index_t held = steps() + 1;
-        const index_t blocks_held = blocks() < 0 ? held : std::min<index_t>(held, blocks());
-        out += blocks_held * (1 + problem.history_size()) * window_latents() * frame;
+        out += blocks_held() * (1 + problem.history_size()) * window_latents() * frame;
         out += model.branches * window_latents() * frame;  // the window of the task that is fed
         out += depth() * window_latents() * frame / size_of(problem.type) *
                size_of(options.wire_prediction);

@@ -7,6 +7,7 @@
 #include <support/attention_case.hpp>
 #include <support/catch.hpp>
 #include <support/expect.hpp>
+#include <support/messages_of.hpp>
 #include <support/recorded.hpp>
 
 #include <string>
@@ -489,24 +490,13 @@ TEST_CASE("plans that differ, views that do not fit and an attention that throws
     const attention_shape shape{4, 2, 4, dtype::f32};
     std::mt19937 random(9);
     const attention_case c(shape, {{2, 3}, 0, 0, {}}, random);
-    const auto messages = [&](auto&& f) {
-        std::vector<std::string> out(2);
-        thread_team(2).run([&](thread_communicator& comm) {
-            try {
-                f(comm);
-            } catch (const std::exception& error) {
-                out[static_cast<std::size_t>(comm.rank())] = error.what();
-            }
-        });
-        return out;
-    };
-    for (const std::string& text : messages([&](thread_communicator& comm) {
+    for (const std::string& text : messages_of(2, [&](thread_communicator& comm) {
              layer::ulysses policy(layer::reference_attention{}, comm,
                                    layer::plan_ulysses(shape, {{2, 3 + comm.rank()}, 0, 0, {}}, 2));
          })) {
         CHECK_THAT(text, ContainsSubstring("the Ulysses plan"));
     }
-    for (const std::string& text : messages([&](thread_communicator& comm) {
+    for (const std::string& text : messages_of(2, [&](thread_communicator& comm) {
              layer::ring policy(layer::reference_attention{}, comm,
                                 layer::plan_ring(shape, {{3, 3}, 0, 0, {}}, 2));
              static_cast<void>(attend_on_rank(policy, c, comm.rank(), false));
@@ -514,7 +504,7 @@ TEST_CASE("plans that differ, views that do not fit and an attention that throws
         CHECK_THAT(text, ContainsSubstring("plan for what is passed"));
     }
     for (const bool in_ring : {false, true}) {
-        for (const std::string& text : messages([&](thread_communicator& comm) {
+        for (const std::string& text : messages_of(2, [&](thread_communicator& comm) {
                  const auto failing = [&](auto q, auto k, auto v, auto out, auto lse, auto stream) {
                      if (comm.rank() == 1) throw std::runtime_error("no memory left");
                      layer::reference_attention{}(q, k, v, out, lse, stream);

@@ -8,6 +8,7 @@
 
 #include <support/catch.hpp>
 #include <support/latent_parallel_run.hpp>
+#include <support/messages_of.hpp>
 #include <support/recorded.hpp>
 
 #include <cmath>
@@ -228,25 +229,14 @@ TEST_CASE("what guidance cannot do is refused with value and remedy") {
 
 TEST_CASE("rules that differ, and loops that were not planned, are refused on every rank") {
     const sampling_case c{{1, 2, 2, 4, 6}, schedule::by_name("euler_flow", 4), 3};
-    const auto messages = [&](auto&& f) {
-        std::vector<std::string> out(2);
-        thread_team(2).run([&](thread_communicator& comm) {
-            try {
-                f(comm);
-            } catch (const std::exception& error) {
-                out[static_cast<std::size_t>(comm.rank())] = error.what();
-            }
-        });
-        return out;
-    };
-    for (const std::string& text : messages([&](thread_communicator& comm) {
+    for (const std::string& text : messages_of(2, [&](thread_communicator& comm) {
              const auto rule = guidance_rule::classifier_free(3.0 + comm.rank());
              guidance_parallel policy(branching{}, comm,
                                       plan_guidance_parallel(c.problem(), {rule}, 2));
          })) {
         CHECK_THAT(text, ContainsSubstring("the guidance plan"));
     }
-    for (const std::string& text : messages([&](thread_communicator& comm) {
+    for (const std::string& text : messages_of(2, [&](thread_communicator& comm) {
              const auto rule = guidance_rule::classifier_free(3.0);
              guidance_parallel policy(branching{}, comm,
                                       plan_guidance_parallel(c.problem(), {rule}, 2));
@@ -254,7 +244,7 @@ TEST_CASE("rules that differ, and loops that were not planned, are refused on ev
          })) {
         CHECK_THAT(text, ContainsSubstring("in 5 steps, guidance was planned for"));
     }
-    for (const std::string& text : messages([&](thread_communicator& comm) {
+    for (const std::string& text : messages_of(2, [&](thread_communicator& comm) {
              const auto rule = guidance_rule::classifier_free(3.0);
              const any_model model = [&](const_latent_view z, const step_info& info, latent_view p,
                                          stream_ref s) {

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/detail/mesh_agreement.hpp>
 #include <latpar/comm/mesh_shape.hpp>
 
 #include <concepts>
+#include <span>
 #include <utility>
+#include <vector>
 
 namespace latpar::inline v0 {
 
@@ -48,21 +51,9 @@ public:
     /// Ranks: All; blocks the host. Errors: usage_error with one text on every rank.
     template <class T>
     void agree_on(std::string_view what, const T& value) {
-        // From the nearest axis to the farthest, so that texts end up in the order of the ranks.
-        std::vector<std::string> texts{detail::concat(what, ": ", value)};
-        for (std::size_t i = shape_.axes().size(); i-- > 0;) {
-            std::string joined;
-            for (const std::string& text : texts) joined += text + separator;
-            texts.clear();
-            for (const std::string& gathered : parts_[i].control_all_gather(joined)) {
-                for (std::size_t begin = 0; begin < gathered.size();) {
-                    const std::size_t end = gathered.find(separator, begin);
-                    texts.push_back(gathered.substr(begin, end - begin));
-                    begin = end + 1;
-                }
-            }
-        }
-        detail::require_equal(what, texts);
+        std::vector<C*> axes;
+        for (std::size_t i = 0; i < shape_.axes().size(); ++i) axes.push_back(&parts_[i]);
+        detail::agree_on_mesh(std::span<C* const>(axes), what, value);
     }
 
     /// The communicator along an axis: of this rank alone if the axis was not named.
@@ -84,8 +75,6 @@ public:
 private:
     template <communicator>
     friend class mesh;
-
-    static constexpr char separator = '\x1e';
 
     mesh_shape shape_;
     int rank_ = 0;

@@ -33,7 +33,8 @@ public:
     using branch_policy = guidance_parallel<latent_parallel<Model, Comm, Kernels>, Comm, Kernels>;
     using step_policy = lockstep<branch_policy, Comm, Kernels>;
 
-    /// The mesh must outlive it; so must what `model` refers to. It can neither be copied nor moved.
+    /// The mesh must outlive it; so must what `model` refers to. It can neither be copied nor
+    /// moved.
     composition(Model model, mesh<Comm>& ranks, Schedule schedule, composition_plan plan,
                 Kernels kernels = {}, memory_source source = {})
         : plan_(agreed(ranks, std::move(plan))),

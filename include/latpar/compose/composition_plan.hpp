@@ -22,8 +22,8 @@ struct composition_options {
     loop::para_step_options step{};
     guidance_parallel_options guidance{};
     latent_parallel_options latent{};
-    /// The model, where its attention is spread on axes `ulysses` and `ring` (`layer::usp`): what its
-    /// calls send is then planned along.
+    /// The model, where its attention is spread on axes `ulysses` and `ring` (`layer::usp`): what
+    /// its calls send is then planned along.
     std::optional<layer::transformer_shape> transformer{};
     /// Whether every rank, or rank 0 alone, has the latent at the end.
     bool result_everywhere = true;
@@ -54,19 +54,20 @@ struct composition_plan {
 
     /// Guided predictions one after the other: the steps of the schedule, or fewer with rounds.
     [[nodiscard]] index_t critical_path_calls() const;
-    /// Calls of the user's model one after the other, where guidance needs several for a prediction;
-    /// and those that one rank alone makes.
+    /// Calls of the user's model one after the other, where guidance needs several for a
+    /// prediction; and those that one rank alone makes.
     [[nodiscard]] index_t critical_path_evaluations() const;
     [[nodiscard]] index_t serial_evaluations() const;
-    /// Calls of the user's model by all ranks together; those that share the tokens of a call make it
-    /// together, and it counts once.
+    /// Calls of the user's model by all ranks together; those that share the tokens of a call make
+    /// it together, and it counts once.
     [[nodiscard]] index_t model_calls() const;
     [[nodiscard]] index_t model_calls_by(int rank) const;
     /// How much faster than one rank the run can be, were everything but the model free and the
     /// model's time in proportion to the positions that it is given.
     [[nodiscard]] double speed_up_ceiling() const;
 
-    /// Payload bytes along an axis ("step", "guidance", "latent", "ring" or "ulysses"), or along all.
+    /// Payload bytes along an axis ("step", "guidance", "latent", "ring" or "ulysses"), or along
+    /// all.
     [[nodiscard]] index_t bytes(std::string_view axis) const;
     [[nodiscard]] index_t bytes() const;
     [[nodiscard]] index_t bytes_sent_by(int rank, std::string_view axis) const;
@@ -81,10 +82,10 @@ struct composition_plan {
 
 /// Plans the nest for the ranks of a mesh.
 ///
-/// Errors: usage_error, naming value and remedy, for an axis that has no policy here, axes `ulysses`
-/// or `ring` for a model whose transformer was not described, more ranks
-/// along `guidance` than branches, the layout `sharded` together with an axis `step`, and what the
-/// policies' own plans refuse.
+/// Errors: usage_error, naming value and remedy, for an axis that has no policy here, axes
+/// `ulysses` or `ring` for a model whose transformer was not described, more ranks along `guidance`
+/// than branches, the layout `sharded` together with an axis `step`, and what the policies' own
+/// plans refuse.
 [[nodiscard]] composition_plan plan_composition(const latent_problem& problem,
                                                 const mesh_shape& shape,
                                                 composition_options options);

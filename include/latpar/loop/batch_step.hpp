@@ -58,7 +58,7 @@ public:
     void start(const Noise& noise, stream_ref stream = {}) {
         guarded_call([&] {
             begin();
-            agree_on_noise(noise, stream);
+            stepper_.agree_on_noise(ranks(), noise, stream);
             stepper_.start(state_, noise, stream);
         });
     }
@@ -131,7 +131,7 @@ public:
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
         latpar::detail::require_started(started_, false);
         return guarded_call([&] {
-            if (plan_.problem.draws_noise) agree_on_noise(noise, stream);
+            if (plan_.problem.draws_noise) stepper_.agree_on_noise(ranks(), noise, stream);
             while (!done()) {
                 const index_t before = step_;
                 while (step_ == before) {
@@ -242,14 +242,6 @@ private:
             const const_latent_view prediction = reused_.at(
                 step_ + r - 1, stepper_.schedule(), steps_of(predictions_, r, 1), kernels, stream);
             stepper_.step(step_ + r - 1, z, draft_history_, held(), prediction, noise, stream);
-        }
-    }
-
-    /// Ranks that draw from different sources would sample a mixture.
-    template <noise_source Noise>
-    void agree_on_noise(const Noise& noise, stream_ref stream) {
-        if constexpr (distributed_denoiser<Model>) {
-            ranks().agree(stepper_.problem(), stepper_.fingerprint(noise, stream));
         }
     }
 

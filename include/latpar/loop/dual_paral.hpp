@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/detail/memory_complaint.hpp>
 #include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/denoise/staged_denoiser.hpp>
 #include <latpar/io/safetensors.hpp>
@@ -32,8 +33,8 @@ template <staged_denoiser Model>
 /// Samples a video block by block; each rank has some layers of the model, and blocks at different
 /// noise levels go through them one behind the other.
 ///
-/// Rank 0 owns the latents and steps them; the last rank returns the guided prediction. A block sees
-/// C frames of the cleaner block before it, recomputed, and keys and values of C frames of the
+/// Rank 0 owns the latents and steps them; the last rank returns the guided prediction. A block
+/// sees C frames of the cleaner block before it, recomputed, and keys and values of C frames of the
 /// noisier one behind it from the feature cache. A block is fed only when its own previous step and
 /// that of its cleaner neighbour are in, so that the bits do not depend on the number of stages nor
 /// on timing. Blocks are handed out as soon as they are done; memory does not grow with the length.
@@ -80,8 +81,8 @@ public:
     /// Forgets everything; the next run begins a new video. On rank 0.
     void restart() noexcept { iteration_ = 0; }
 
-    /// Adds all that it takes to go on from here to a file: the blocks under way with their history,
-    /// and the last that is done, which the next sees. On rank 0, between runs.
+    /// Adds all that it takes to go on from here to a file: the blocks under way with their
+    /// history, and the last that is done, which the next sees. On rank 0, between runs.
     ///
     /// Memory: host.
     void save(safetensors_writer& file) const {
@@ -130,9 +131,9 @@ public:
     /// Runs until the end, or until `go_on(iteration)` returns false on rank 0; the iteration after
     /// that one is still done, then all ranks return false. Call it again to go on.
     ///
-    /// `noise(block, out, stream)` is the noise that a block begins with; `sink(latents, first)` gets
-    /// the frames of each block that is done, [1, C, frames, H, W], and the number of the first in
-    /// the video. `step_noise` serves schedulers that draw some.
+    /// `noise(block, out, stream)` is the noise that a block begins with; `sink(latents, first)`
+    /// gets the frames of each block that is done, [1, C, frames, H, W], and the number of the
+    /// first in the video. `step_noise` serves schedulers that draw some.
     template <block_noise Noise, class Sink, class GoOn, noise_source StepNoise>
     bool run(const Noise& noise, Sink&& sink, GoOn&& go_on, const StepNoise& step_noise,
              stream_ref stream = {}) {
@@ -152,8 +153,7 @@ public:
     }
     template <block_noise Noise, class Sink>
     void run(const Noise& noise, Sink&& sink, stream_ref stream = {}) {
-        run(
-            noise, sink, [](index_t) { return true; }, latpar::detail::no_noise{}, stream);
+        run(noise, sink, latpar::detail::carry_on{}, latpar::detail::no_noise{}, stream);
     }
 
 private:
@@ -191,8 +191,7 @@ private:
                           " stages, the communicator has ", forward_.size(),
                           " ranks; plan for its size");
         }
-        latent_problem problem = stepper_.problem();
-        if (problem != plan_.problem) {
+        if (stepper_.problem() != plan_.problem) {
             return concat("DualParal was planned for ", plan_.problem.steps,
                           " steps or a history other than those of the schedule ",
                           stepper_.schedule().name(), " with ", stepper_.schedule().steps(),
@@ -208,11 +207,7 @@ private:
         if (!Schedule::elementwise) {
             return "this scheduler is not elementwise: blocks of frames cannot be stepped apart";
         }
-        if (source.space != stepper_.kernels().space() || !forward_.reaches(source.space)) {
-            return concat("the memory is ", name_of(source.space),
-                          " memory, which the kernels or the communicator do not reach");
-        }
-        return std::nullopt;
+        return latpar::detail::memory_complaint(forward_, stepper_.kernels(), source);
     }
 
     void take_memory(memory_source source) {
@@ -231,10 +226,7 @@ private:
             }
         }
         if (is_first()) {
-            const index_t most = plan_.steps() + 1;
-            const index_t held =
-                plan_.blocks() < 0 ? most : std::min<index_t>(most, plan_.blocks());
-            for (index_t k = 0; k < held; ++k) {
+            for (index_t k = 0; k < plan_.blocks_held(); ++k) {
                 latent_state& state = queue_.emplace_back();
                 state.z = block(1, plan_.problem.type);
                 for (index_t h = 0; h < plan_.problem.history_size(); ++h) {
@@ -463,15 +455,9 @@ private:
     template <class Noise>
     void begin_block(const dual_paral_task& task, const Noise& noise, stream_ref stream) {
         latent_state& state = state_of(task.block);
-        const box own = own_of(task);
         place(state, task.block);
-        if (plan_.problem.type == dtype::f32) {
-            noise(task.block, state.z.view(), stream);
-            return;
-        }
-        latent wide({1, channels(), own.extent[0], own.extent[1], own.extent[2]});
-        noise(task.block, wide.view(), stream);
-        stepper_.kernels().copy(std::as_const(wide).view(), state.z.view(), stream);
+        stepper_.fill(
+            state.z, [&](latent_view out) { noise(task.block, out, stream); }, stream);
     }
 
     void feed_task(const dual_paral_task& task, index_t number, bool follows, stream_ref stream) {

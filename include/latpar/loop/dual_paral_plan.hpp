@@ -74,6 +74,8 @@ struct dual_paral_plan {
     [[nodiscard]] index_t steps() const noexcept { return problem.steps; }
     /// Blocks of noise; -1 without an end.
     [[nodiscard]] index_t blocks() const noexcept;
+    /// Blocks that rank 0 holds at most: one for each step, and one that is done but still seen.
+    [[nodiscard]] index_t blocks_held() const noexcept;
     /// Latent frames of a block, and where its first stands in the video.
     [[nodiscard]] index_t latents_of(index_t block) const noexcept;
     [[nodiscard]] index_t first_latent_of(index_t block) const noexcept;
@@ -105,8 +107,8 @@ struct dual_paral_plan {
     /// that are under way, on others the hidden tensors that come and go. Without the model.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
 
-    /// Simulates the pipeline for so many blocks (all of them if there is an end): stages take times
-    /// in proportion to their layers.
+    /// Simulates the pipeline for so many blocks (all of them if there is an end): stages take
+    /// times in proportion to their layers.
     [[nodiscard]] pipeline_estimate estimate(index_t blocks) const;
 
     /// What makes the video: equal for plans that differ in their stages only.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/detail/memory_complaint.hpp>
 #include <latpar/denoise/detail/spread.hpp>
 #include <latpar/kernel/host.hpp>
 #include <latpar/loop/detail/latent_stepper.hpp>
@@ -21,10 +22,10 @@ namespace latpar::inline v0::loop {
 /// Samples with p ranks that each have the whole model and call it for p consecutive steps at once.
 ///
 /// After a warm-up that every rank does by itself come rounds of p steps. Rank r steps on from the
-/// round's first latent to its r-th with a prediction that it has already, calls the model there, and sends
-/// the prediction to rank 0, which does the round's steps with the true predictions and sends the
-/// latent back. Talks little, and once a round; costs the whole model on every rank. With one rank
-/// and `degree` above one it makes all calls in turn: the same numbers without ranks.
+/// round's first latent to its r-th with a prediction that it has already, calls the model there,
+/// and sends the prediction to rank 0, which does the round's steps with the true predictions and
+/// sends the latent back. Talks little, and once a round; costs the whole model on every rank. With
+/// one rank and `degree` above one it makes all calls in turn: the same numbers without ranks.
 ///
 /// `run()` does all of it; an engine that owns its loop drives it as it does `serial`: while
 /// !done(), next_request(), the model, advance(). Each rank is asked for its own calls only. An
@@ -235,9 +236,8 @@ private:
                           stepper_.schedule().name(), " with ", stepper_.schedule().steps(),
                           " steps; plan with latent_problem::of the loop's extents and schedule");
         }
-        if (source.space != stepper_.kernels().space() || !comm_->reaches(source.space)) {
-            return concat("the memory is ", name_of(source.space),
-                          " memory, which the kernels or the communicator do not reach");
+        if (auto text = latpar::detail::memory_complaint(*comm_, stepper_.kernels(), source)) {
+            return text;
         }
         return stepper_.complaint_about(held(), "ParaStep",
                                         [&](index_t i) { return ranks().placement_at(i); });
@@ -291,9 +291,8 @@ private:
     /// Ranks that draw from different sources would sample a mixture.
     template <noise_source Noise>
     void agree_on_noise(const Noise& noise, stream_ref stream) {
-        const std::string text = stepper_.fingerprint(noise, stream);
-        agree_on(*comm_, "the loop", text);
-        ranks().agree(stepper_.problem(), text);
+        agree_on(*comm_, "the loop", stepper_.fingerprint(noise, stream));
+        stepper_.agree_on_noise(ranks(), noise, stream);
     }
 
     template <noise_source Noise>

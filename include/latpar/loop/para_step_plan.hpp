@@ -111,8 +111,8 @@ struct para_step_plan {
     /// What the public code of the paper sends: predictions of both guidance branches to rank 0 and
     /// the latent to all, after every round.
     [[nodiscard]] index_t paper_bytes() const;
-    /// Host or device bytes that the loop takes on a rank: latent, prediction, history, messages, and
-    /// noise where some is drawn.
+    /// Host or device bytes that the loop takes on a rank: latent, prediction, history, messages,
+    /// and noise where some is drawn.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
 
     /// What every rank of the model has in common too: problem and options but for what is held.

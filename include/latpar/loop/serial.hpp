@@ -52,7 +52,7 @@ public:
     void start(const Noise& noise, stream_ref stream = {}) {
         guarded_call([&] {
             begin();
-            agree_on_noise(noise, stream);
+            stepper_.agree_on_noise(ranks(), noise, stream);
             stepper_.start(state_, noise, stream);
         });
     }
@@ -106,12 +106,13 @@ public:
     void advance(stream_ref stream = {}) { advance(detail::no_noise{}, stream); }
 
     /// Runs all steps that are left. `on_step(step)` is called after each; when it returns false on
-    /// any rank, all stop there and the result is false. After the last step it is too late to stop.
+    /// any rank, all stop there and the result is false. After the last step it is too late to
+    /// stop.
     template <noise_source Noise, class OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
         detail::require_started(started_, false);
         return guarded_call([&] {
-            if (stepper_.problem().draws_noise) agree_on_noise(noise, stream);
+            if (stepper_.problem().draws_noise) stepper_.agree_on_noise(ranks(), noise, stream);
             while (!done()) {
                 const request next = next_request();
                 (*model_)(next.z, next.info, next.prediction, stream);
@@ -150,14 +151,6 @@ private:
     decltype(auto) guarded_call(F&& f) {
         detail::spread<Model> all = ranks();
         return guarded(all, std::forward<F>(f));
-    }
-
-    /// Ranks that draw from different sources would sample a mixture.
-    template <noise_source Noise>
-    void agree_on_noise(const Noise& noise, stream_ref stream) {
-        if constexpr (distributed_denoiser<Model>) {
-            ranks().agree(stepper_.problem(), stepper_.fingerprint(noise, stream));
-        }
     }
 
     void take_memory() {

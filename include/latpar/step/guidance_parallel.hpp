@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/detail/memory_complaint.hpp>
 #include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/denoise/detail/spread.hpp>
 #include <latpar/kernel/host.hpp>
@@ -112,11 +113,7 @@ private:
                                   " ranks, the communicator has ", comm_->size(),
                                   "; plan for its size");
         }
-        if (source.space != kernels_.space() || !comm_->reaches(source.space)) {
-            return detail::concat("the memory is ", name_of(source.space),
-                                  " memory, which the kernels or the communicator do not reach");
-        }
-        return std::nullopt;
+        return detail::memory_complaint(*comm_, kernels_, source);
     }
 
     /// The step of a call that fits the plan.

@@ -4,6 +4,7 @@
 
 #include <latpar/comm/agreement.hpp>
 #include <latpar/comm/box_exchange.hpp>
+#include <latpar/comm/detail/memory_complaint.hpp>
 #include <latpar/denoise/distributed_denoiser.hpp>
 #include <latpar/kernel/host.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>
@@ -140,16 +141,7 @@ private:
             return detail::concat("the plan is for ", plan_.ranks, " ranks, the communicator has ",
                                   comm_->size(), "; plan for its size");
         }
-        if (source.space != kernels_.space()) {
-            return detail::concat("the memory is ", name_of(source.space),
-                                  " memory, the kernels work on ", name_of(kernels_.space()),
-                                  " memory; use the same for both");
-        }
-        if (!comm_->reaches(source.space)) {
-            return detail::concat("the communicator does not reach ", name_of(source.space),
-                                  " memory; use one that does");
-        }
-        return std::nullopt;
+        return detail::memory_complaint(*comm_, kernels_, source);
     }
 
     /// The step of a call that fits the plan.

@@ -23,6 +23,9 @@ template <denoiser Model>
 template <denoiser Model>
 class spread {
 public:
+    /// Whether there is another rank to ask.
+    static constexpr bool has_others = distributed_denoiser<Model>;
+
     spread(Model& model, const extents3& whole) : model_(&model), whole_(whole) {}
 
     [[nodiscard]] placement placement_at(index_t step) const {

@@ -2,6 +2,7 @@
 // Rows and heads of attention tensors, as kernels take them.
 #pragma once
 
+#include <latpar/comm/detail/memory_complaint.hpp>
 #include <latpar/core/memory.hpp>
 #include <latpar/layer/attention.hpp>
 
@@ -58,11 +59,8 @@ void check_views(const attention_shape& shape, int rank, index_t queries, index_
 /// Errors: usage_error unless kernels and communicator reach the memory that a policy is to take.
 template <class Comm, class Kernels>
 void check_memory(const Comm& comm, const Kernels& kernels, const memory_source& source) {
-    latpar::detail::require(source.space == kernels.space(), "the memory source is ",
-                            name_of(source.space), " memory, the kernels work on ",
-                            name_of(kernels.space()), "; pass a source for theirs");
-    latpar::detail::require(comm.reaches(source.space), "the communicator does not reach ",
-                            name_of(source.space), " memory; pass one that does");
+    const auto complaint = latpar::detail::memory_complaint(comm, kernels, source);
+    if (complaint) throw usage_error(*complaint);
 }
 
 /// Hands out dense tensors one behind the other in a buffer that grows when it must.

@@ -124,13 +124,24 @@ public:
     void start(latent_state& state, const Noise& noise, stream_ref stream) {
         const box where = state.z.where();
         if (where.empty()) return;
+        fill(
+            state.z,
+            [&](latent_view out) {
+                noise.fill(out, where, {0, 0}, stream);
+            },
+            stream);
+    }
+    /// Values that `write(view)` writes in float32, in a block that was placed; the memory of noise
+    /// serves where the block is narrower.
+    template <class Write>
+    void fill(latent_block& block, Write&& write, stream_ref stream) {
         if (type_ == dtype::f32) {
-            noise.fill(state.z.view(), where, {0, 0}, stream);
-        } else {
-            place(noise_, where);
-            noise.fill(noise_.view(), where, {0, 0}, stream);
-            kernels_.copy(std::as_const(noise_).view(), state.z.view(), stream);
+            write(block.view());
+            return;
         }
+        place(noise_, block.where());
+        write(noise_.view());
+        kernels_.copy(std::as_const(noise_).view(), block.view(), stream);
     }
     /// A whole latent, of which the state takes what it holds.
     void start(latent_state& state, const_latent_view initial, stream_ref stream) const {
@@ -202,6 +213,12 @@ public:
         out << "schedule " << schedule_.name() << " of " << schedule_.steps() << " steps ("
             << std::hex << hash << ')';
         return std::move(out).str();
+    }
+    /// Ranks that draw from different sources would sample a mixture: agrees with those of a model
+    /// (`spread`) on the source.
+    template <class Ranks, noise_source Noise>
+    void agree_on_noise(Ranks ranks, const Noise& noise, stream_ref stream) const {
+        if constexpr (Ranks::has_others) ranks.agree(problem(), fingerprint(noise, stream));
     }
     /// Tells one noise source from another, by its first value; empty where the host cannot read.
     template <noise_source Noise>
