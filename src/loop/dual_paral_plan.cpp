@@ -21,8 +21,9 @@ void check(const latent_problem& problem, const dual_paral_options& options,
     require(ranks >= 1, "DualParal was planned for ", ranks, " stages; it needs 1 or more");
     require(model.layers >= ranks, "a model of ", model.layers, " layers cannot have ", ranks,
             " stages; use at most as many as it has layers");
-    require(model.branches >= 1 && !model.hidden.empty(), "a staged model with ", model.branches,
-            " branches and ", model.hidden.size(),
+    require(model.branches >= 1 && model.guidance_ranks >= 1 && !model.hidden.empty(),
+            "a staged model with ", model.branches, " branches on ", model.guidance_ranks,
+            " pipelines and ", model.hidden.size(),
             " hidden tensors was planned; it needs one of each at least");
     require(options.block_latents >= 1, "blocks of ", options.block_latents,
             " latent frames were asked for; use 1 or more");
@@ -181,15 +182,29 @@ index_t dual_paral_plan::bytes_sent_by(int rank, index_t iterations_done) const 
     return out;
 }
 
+index_t dual_paral_plan::guidance_bytes_sent_by(int rank, index_t iterations_done) const {
+    if (rank + 1 < ranks) return 0;
+    index_t frames = 0;
+    for (index_t i = 0; i < iterations_done; ++i) {
+        for (const dual_paral_task& task : tasks_of(i)) frames += task.own_latents;
+    }
+    return (model.guidance_ranks - 1) * model.branches * frames * frame_bytes();
+}
+
 index_t dual_paral_plan::bytes(index_t iterations_done) const {
     index_t out = 0;
-    for (int rank = 0; rank < ranks; ++rank) out += bytes_sent_by(rank, iterations_done);
-    return out;
+    for (int rank = 0; rank < ranks; ++rank) {
+        out += bytes_sent_by(rank, iterations_done) + guidance_bytes_sent_by(rank, iterations_done);
+    }
+    return model.guidance_ranks * out;
+}
+
+index_t dual_paral_plan::frame_bytes() const {
+    return problem.channels * problem.extents[1] * problem.extents[2] * size_of(problem.type);
 }
 
 index_t dual_paral_plan::workspace_bytes(int rank) const {
-    const index_t frame =
-        problem.channels * problem.extents[1] * problem.extents[2] * size_of(problem.type);
+    const index_t frame = frame_bytes();
     index_t out = 0;
     if (rank == 0) {
         out += blocks_held() * (1 + problem.history_size()) * window_latents() * frame;
@@ -199,6 +214,9 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
     }
     if (rank + 1 == ranks) {
         out += (model.branches + 1) * window_latents() * frame;  // predictions, and their sum
+        if (model.guidance_ranks > 1) {                          // those of all branches
+            out += model.guidance_ranks * model.branches * window_latents() * frame;
+        }
         if (ranks > 1) {
             out += 2 * window_latents() * frame / size_of(problem.type) *
                    size_of(options.wire_prediction);
@@ -241,17 +259,17 @@ pipeline_estimate dual_paral_plan::estimate(index_t block_count) const {
 }
 
 std::string dual_paral_plan::video_fingerprint() const {
-    return latpar::detail::concat(problem.fingerprint(), " block=", options.block_latents,
-                                  " cat=", options.cat_latents, " total=", options.total_latents,
-                                  " wire=", latpar::name_of(options.wire_prediction),
-                                  " layers=", model.layers, " branches=", model.branches);
+    return latpar::detail::concat(
+        problem.fingerprint(), " block=", options.block_latents, " cat=", options.cat_latents,
+        " total=", options.total_latents, " wire=", latpar::name_of(options.wire_prediction),
+        " layers=", model.layers, " branches=", model.guidance_ranks * model.branches);
 }
 
 std::string dual_paral_plan::fingerprint() const {
     std::ostringstream out;
     out << "dual_paral " << video_fingerprint() << " ranks=" << ranks << " stages=";
     for (const layer_range& s : stages) out << s.first << '-' << s.last << ',';
-    out << " hidden=" << hidden_bytes();
+    out << " guidance=" << model.guidance_ranks << " hidden=" << hidden_bytes();
     return std::move(out).str();
 }
 

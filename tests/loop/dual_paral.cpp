@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // DualParal around the Wan transformer on thread ranks: against its recordings, against itself.
+#include <latpar/comm/mesh.hpp>
 #include <latpar/comm/self.hpp>
 #include <latpar/comm/thread_team.hpp>
 
@@ -10,6 +11,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <thread>
 
@@ -53,13 +55,15 @@ struct small_video {
         const std::vector<float> u{-0.5f, 0, 1, 2};
         out.set_text(guidance_branch::conditional, c);
         out.set_text(guidance_branch::unconditional, u);
+        out.set_text(guidance_branch::image, std::vector<float>{1, -2, 0.5f, 0});
         return out;
     }
-    [[nodiscard]] loop::dual_paral_plan plan(int stages) const {
+    [[nodiscard]] loop::dual_paral_plan plan(int stages, int guidance_ranks = 1) const {
         const index_t window = options.block_latents + options.cat_latents;
         const auto one = model();
         return plan_dual_paral(latent_problem::of({1, 2, window, 4, 4}, schedule), options,
-                               loop::describe_stages(one, rule, {window, 4, 4}), stages);
+                               loop::describe_stages(one, rule, {window, 4, 4}, guidance_ranks),
+                               stages);
     }
     [[nodiscard]] coordinated_noise noise() const {
         return {7, options.block_latents, options.cat_latents};
@@ -229,6 +233,131 @@ TEST_CASE("a run that is stopped goes on, from a file too and on other stages") 
             CHECK(found == expected);
         }
     }
+}
+
+TEST_CASE("branches of guidance on pipelines of their own change no bit") {
+    small_video two;
+    small_video three = two;
+    three.rule = guidance_rule::image_and_text(1.5, 4.0);
+    for (const small_video& v : {two, three}) {
+        const auto expected = sample(v, 1);
+        const int guidance = static_cast<int>(v.rule.branches().size());
+        for (const int stages : {1, 2, 3}) {
+            CAPTURE(stages, guidance);
+            const auto plan = v.plan(stages, guidance);
+            const mesh_shape shape{{"stage", stages}, {"guidance", guidance}};
+            const temporary_directory folder;
+            std::vector<float> found;
+            std::vector<float> resumed;
+            std::vector<index_t> sent(static_cast<std::size_t>(shape.size()));
+            thread_team(shape.size()).run([&](thread_communicator& world) {
+                mesh<metered<thread_communicator>> ranks(mesh<thread_communicator>(world, shape));
+                const int stage = ranks.coordinate("stage");
+                counting_resource memory;
+                auto model = v.model();
+                loop::dual_paral loop(model, ranks, v.schedule, v.rule, plan, kernel::host{},
+                                      {&memory, memory_space::host});
+                EXPECT(memory.bytes_in_use() == plan.workspace_bytes(stage));
+                const index_t taken = memory.allocations();
+                // Stopped on the way; the callback is rank 0's alone.
+                EXPECT(!loop.run(v.noise(), frame_sink{&found}, [&](index_t i) {
+                    EXPECT(world.rank() == 0);
+                    return i != 3;
+                }));
+                if (world.rank() == 0) {
+                    safetensors_writer writer;
+                    loop.save(writer);
+                    writer.write(folder / "video.safetensors");
+                    resumed = found;
+                }
+                loop.run(v.noise(), frame_sink{&found});
+                EXPECT(loop.done());
+                EXPECT(memory.allocations() == taken);
+                // A byte an iteration and two runs: as planned all the same.
+                const index_t along = ranks.axis("stage").account().total().bytes_sent;
+                const index_t across = ranks.axis("guidance").account().total().bytes_sent;
+                EXPECT(along == plan.bytes_sent_by(stage, plan.iterations()));
+                EXPECT(across == plan.guidance_bytes_sent_by(stage, plan.iterations()));
+                sent[static_cast<std::size_t>(world.rank())] = along + across;
+                loop::dual_paral other(model, ranks, v.schedule, v.rule, plan);
+                if (stage == 0) {
+                    other.restore(safetensors_file::open(folder / "video.safetensors"));
+                }
+                other.run(v.noise(), frame_sink{&resumed});
+            });
+            CHECK(found == expected);
+            CHECK(resumed == expected);
+            CHECK(std::accumulate(sent.begin(), sent.end(), index_t{0}) ==
+                  plan.bytes(plan.iterations()));
+        }
+    }
+}
+
+TEST_CASE("what pipelines side by side cannot do is refused on all ranks, with one text") {
+    const small_video v;
+    const auto messages = [&](const mesh_shape& shape, const loop::dual_paral_plan& plan,
+                              auto&& before_run) {
+        std::vector<std::string> out(static_cast<std::size_t>(shape.size()));
+        thread_team(shape.size()).run([&](thread_communicator& world) {
+            try {
+                mesh<thread_communicator> ranks(world, shape);
+                auto model = v.model();
+                loop::dual_paral loop(model, ranks, v.schedule, v.rule, plan);
+                before_run(loop, world.rank());
+                std::vector<float> frames;
+                loop.run(v.noise(), frame_sink{&frames});
+            } catch (const std::exception& error) {
+                out[static_cast<std::size_t>(world.rank())] = error.what();
+            }
+        });
+        return out;
+    };
+    const auto nothing = [](auto&, int) {};
+    for (const auto& text : messages({{"stage", 2}, {"latent", 2}}, v.plan(2), nothing)) {
+        CHECK_THAT(text, ContainsSubstring("beside it use guidance, ring or ulysses"));
+    }
+    for (const auto& text : messages({{"stage", 2}, {"guidance", 2}}, v.plan(2), nothing)) {
+        CHECK_THAT(text, ContainsSubstring("planned for 1 pipelines"));
+        CHECK_THAT(text, ContainsSubstring("guidance=2; pass that to describe_stages"));
+    }
+    const temporary_directory folder;
+    const auto file = folder / "video.safetensors";
+    self_communicator alone;
+    auto model = v.model();
+    loop::dual_paral first(model, alone, v.schedule, v.rule, v.plan(1));
+    std::vector<float> frames;
+    first.run(v.noise(), frame_sink{&frames}, [](index_t i) { return i < 2; });
+    safetensors_writer writer;
+    first.save(writer);
+    writer.write(file);
+    // Restored in one pipeline only.
+    const auto texts =
+        messages({{"stage", 2}, {"guidance", 2}}, v.plan(2, 2), [&](auto& loop, int rank) {
+            if (rank == 0) loop.restore(safetensors_file::open(file));
+        });
+    for (const auto& text : texts) {
+        CHECK_THAT(text, ContainsSubstring("disagree on the iteration to go on from"));
+    }
+    CHECK_THROWS_WITH(v.plan(2, 3), ContainsSubstring("2 branches of guidance cannot be shared"));
+}
+
+TEST_CASE("a sink that throws stops the pipelines beside it, with its message") {
+    const small_video v;
+    const mesh_shape shape{{"stage", 2}, {"guidance", 2}};
+    std::vector<std::string> messages(4);
+    thread_team(4).run([&](thread_communicator& world) {
+        try {
+            mesh<thread_communicator> ranks(world, shape);
+            auto model = v.model();
+            loop::dual_paral loop(model, ranks, v.schedule, v.rule, v.plan(2, 2));
+            loop.run(v.noise(), [](const_latent_view, index_t first) {
+                if (first > 0) throw std::runtime_error("the disk is full");
+            });
+        } catch (const std::exception& error) {
+            messages[static_cast<std::size_t>(world.rank())] = error.what();
+        }
+    });
+    for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("the disk is full"));
 }
 
 TEST_CASE("a video without an end begins as one with an end does") {

@@ -2,18 +2,19 @@
 // DualParal: videos of any length through a pipeline of frame blocks and layers.
 #pragma once
 
-#include <latpar/comm/agreement.hpp>
 #include <latpar/comm/detail/memory_complaint.hpp>
 #include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/denoise/staged_denoiser.hpp>
 #include <latpar/io/safetensors.hpp>
 #include <latpar/kernel/host.hpp>
 #include <latpar/loop/detail/latent_stepper.hpp>
+#include <latpar/loop/detail/pipelines.hpp>
 #include <latpar/loop/dual_paral_plan.hpp>
 #include <latpar/schedule/coordinated_noise.hpp>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <optional>
 #include <string>
 #include <utility>
@@ -21,14 +22,31 @@
 
 namespace latpar::inline v0::loop {
 
-/// What DualParal asks of a staged model: its layers, and the hidden tensors of a window for all
-/// branches of guidance.
+/// What DualParal asks of a staged model: its layers, and the hidden tensors of a window for the
+/// branches of guidance that one of `guidance_ranks` pipelines has.
+///
+/// Errors: usage_error unless every pipeline has as many branches.
 template <staged_denoiser Model>
 [[nodiscard]] dual_paral_model describe_stages(const Model& model, const guidance_rule& rule,
-                                               const extents3& window) {
-    const auto branches = static_cast<index_t>(rule.branches().size());
-    return {static_cast<index_t>(model.layer_count()), branches, model.signature(branches, window)};
+                                               const extents3& window, int guidance_ranks = 1) {
+    const auto all = static_cast<index_t>(rule.branches().size());
+    latpar::detail::require(guidance_ranks >= 1 && all % guidance_ranks == 0, all,
+                            " branches of guidance cannot be shared evenly by ", guidance_ranks,
+                            " pipelines; use a divisor of ", all);
+    const index_t branches = all / guidance_ranks;
+    return {static_cast<index_t>(model.layer_count()), branches, guidance_ranks,
+            model.signature(branches, window)};
 }
+
+/// Seconds of a rank in `dual_paral::run`, on the host's clock.
+struct stage_times {
+    double running = 0;
+    double waiting = 0;  ///< for messages
+
+    [[nodiscard]] double idle_share() const noexcept {
+        return running + waiting > 0 ? waiting / (running + waiting) : 0;
+    }
+};
 
 /// Samples a video block by block; each rank has some layers of the model, and blocks at different
 /// noise levels go through them one behind the other.
@@ -39,8 +57,13 @@ template <staged_denoiser Model>
 /// that of its cleaner neighbour are in, so that the bits do not depend on the number of stages nor
 /// on timing. Blocks are handed out as soon as they are done; memory does not grow with the length.
 ///
-/// Ranks: all ranks of the communicator construct it and make every call. Noise, sink and callback
-/// serve rank 0 alone.
+/// On a mesh, each place of the axes beside `stage` has a pipeline of its own, all for one video.
+/// Along `guidance` they share the branches, and exchange predictions between their last stages;
+/// along `ulysses` and `ring` the model's attention shares the tokens. The first rank of each has a
+/// replica of the latents.
+///
+/// Ranks: all ranks of the communicator or the mesh construct it and make every call. Noise serves
+/// the first rank of every pipeline; sink and callback serve that of the first pipeline, rank 0.
 /// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
 /// Errors: usage_error on every rank, before payload moves, if plans or schedules differ. An
 /// exception on one rank makes the others throw with its message.
@@ -51,25 +74,16 @@ class dual_paral {
 public:
     /// The model stays the caller's. A rank needs the weights of its own layers only,
     /// `plan.stages[rank]`, and what `embed` (rank 0) and `head` (the last) need.
-    dual_paral(Model& model, Comm& comm, Schedule schedule, guidance_rule rule,
+    dual_paral(Model& model, Comm& stages, Schedule schedule, guidance_rule rule,
                dual_paral_plan plan, Kernels kernels = {}, memory_source source = {})
-        : model_(&model),
-          forward_(comm.duplicate()),
-          back_(comm.duplicate()),
-          plan_(std::move(plan)),
-          rule_(std::move(rule)),
-          stepper_(std::move(schedule),
-                   {1, plan_.problem.channels, plan_.problem.extents[0], plan_.problem.extents[1],
-                    plan_.problem.extents[2]},
-                   std::move(kernels), plan_.problem.type, source) {
-        guarded_call([&] {
-            agree_on(
-                forward_, "the DualParal plan, schedule and guidance",
-                plan_.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
-            agree_no_error(forward_, complaint(source));
-            take_memory(source);
-        });
-    }
+        : dual_paral(latpar::detail::pipelines<Comm>(stages), model, std::move(schedule),
+                     std::move(rule), std::move(plan), std::move(kernels), source) {}
+    /// On a mesh with axes `stage`, `guidance`, `ring` and `ulysses`, or some of them.
+    template <latpar::detail::staged_mesh Mesh>
+    dual_paral(Model& model, Mesh& ranks, Schedule schedule, guidance_rule rule,
+               dual_paral_plan plan, Kernels kernels = {}, memory_source source = {})
+        : dual_paral(latpar::detail::pipelines<Comm>(ranks), model, std::move(schedule),
+                     std::move(rule), std::move(plan), std::move(kernels), source) {}
 
     [[nodiscard]] const dual_paral_plan& plan() const noexcept { return plan_; }
     /// Iterations that are done: every block that has begun has had a step in each since.
@@ -78,16 +92,19 @@ public:
         return plan_.iterations() >= 0 && iteration_ == plan_.iterations();
     }
 
-    /// Forgets everything; the next run begins a new video. On rank 0.
+    /// Of all runs so far.
+    [[nodiscard]] const stage_times& times() const noexcept { return times_; }
+
+    /// Forgets everything; the next run begins a new video. On the first rank of every pipeline.
     void restart() noexcept { iteration_ = 0; }
 
     /// Adds all that it takes to go on from here to a file: the blocks under way with their
-    /// history, and the last that is done, which the next sees. On rank 0, between runs.
+    /// history, and the last that is done, which the next sees. On a first rank, between runs.
     ///
     /// Memory: host.
     void save(safetensors_writer& file) const {
-        latpar::detail::require(is_first(), "rank ", rank(),
-                                " has no latents to save; rank 0 has them");
+        latpar::detail::require(is_first(), "stage ", rank(),
+                                " has no latents to save; stage 0 has them");
         file.set_metadata("dual_paral", plan_.video_fingerprint() + ' ' + stepper_.fingerprint() +
                                             ' ' + rule_.fingerprint());
         file.set_metadata("dual_paral.iteration", std::to_string(iteration_));
@@ -99,13 +116,14 @@ public:
             }
         }
     }
-    /// Goes on from where another run was saved, on whatever number of stages. On rank 0.
+    /// Goes on from where another run was saved, on whatever mesh. On the first rank of every
+    /// pipeline.
     ///
     /// Errors: usage_error if that was another video: other extents, schedule, guidance or blocks;
     /// io_error for a file that does not hold what it should.
     void restore(const safetensors_file& file) {
-        latpar::detail::require(is_first(), "rank ", rank(),
-                                " has no latents to restore; rank 0 has them");
+        latpar::detail::require(is_first(), "stage ", rank(),
+                                " has no latents to restore; stage 0 has them");
         const auto at = file.metadata().find("dual_paral");
         const auto when = file.metadata().find("dual_paral.iteration");
         latpar::detail::require<io_error>(
@@ -137,14 +155,17 @@ public:
     template <block_noise Noise, class Sink, class GoOn, noise_source StepNoise>
     bool run(const Noise& noise, Sink&& sink, GoOn&& go_on, const StepNoise& step_noise,
              stream_ref stream = {}) {
-        return guarded_call([&] {
-            // Rank 0 has the latents, and so the say in where the video stands.
+        return guarded(*this, [&] {
+            // The first rank has the latents, and so the say in where the video stands.
             iteration_ =
-                std::stoll(forward_.control_all_gather(std::to_string(iteration_)).front());
-            if (is_first()) {
-                return feed(noise, sink, go_on, step_noise, stream);
-            }
-            return serve(stream);
+                std::stoll(forward().control_all_gather(std::to_string(iteration_)).front());
+            ranks_.agree_on("the iteration to go on from", iteration_);
+            const clock::time_point start = clock::now();
+            const double waited = times_.waiting;
+            const bool finished =
+                is_first() ? feed(noise, sink, go_on, step_noise, stream) : serve(stream);
+            times_.running += seconds_since(start) - (times_.waiting - waited);
+            return finished;
         });
     }
     template <block_noise Noise, class Sink, class GoOn>
@@ -156,7 +177,14 @@ public:
         run(noise, sink, latpar::detail::carry_on{}, latpar::detail::no_noise{}, stream);
     }
 
+    /// Ends the waiting of all ranks.
+    void abort(std::string_view reason) {
+        ranks_.abort(reason);
+        if constexpr (requires { model_->abort(reason); }) model_->abort(reason);
+    }
+
 private:
+    using clock = std::chrono::steady_clock;
     using exchange_type =
         decltype(std::declval<Comm&>().start_exchange({}, {}, std::declval<stream_ref>()));
 
@@ -174,22 +202,53 @@ private:
         std::optional<exchange_type> exchange;
     };
 
-    [[nodiscard]] int rank() const noexcept { return forward_.rank(); }
+    dual_paral(latpar::detail::pipelines<Comm> ranks, Model& model, Schedule schedule,
+               guidance_rule rule, dual_paral_plan plan, Kernels kernels, memory_source source)
+        : model_(&model),
+          ranks_(std::move(ranks)),
+          plan_(std::move(plan)),
+          rule_(std::move(rule)),
+          stepper_(std::move(schedule),
+                   {1, plan_.problem.channels, plan_.problem.extents[0], plan_.problem.extents[1],
+                    plan_.problem.extents[2]},
+                   std::move(kernels), plan_.problem.type, source) {
+        guarded(*this, [&] {
+            ranks_.agree_on(
+                "the DualParal plan, schedule and guidance",
+                plan_.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
+            ranks_.agree_no_error(complaint(source));
+            take_memory(source);
+        });
+    }
+
+    [[nodiscard]] Comm& forward() noexcept { return ranks_.forward(); }
+    [[nodiscard]] int rank() const noexcept { return ranks_.forward().rank(); }
     [[nodiscard]] bool is_first() const noexcept { return rank() == 0; }
     [[nodiscard]] bool is_last() const noexcept { return rank() + 1 == plan_.ranks; }
     [[nodiscard]] index_t channels() const noexcept { return plan_.problem.channels; }
 
-    template <class F>
-    decltype(auto) guarded_call(F&& f) {
-        return guarded(back_, [&] { return guarded(forward_, f); });
+    /// The branches of guidance that this pipeline computes.
+    [[nodiscard]] std::span<const guidance_branch> own_branches() const {
+        const auto count = static_cast<std::size_t>(plan_.model.branches);
+        const auto place = static_cast<std::size_t>(ranks_.guidance_place());
+        return std::span(rule_.branches()).subspan(place * count, count);
+    }
+    [[nodiscard]] static double seconds_since(clock::time_point start) {
+        return std::chrono::duration<double>(clock::now() - start).count();
     }
 
     [[nodiscard]] std::optional<std::string> complaint(const memory_source& source) const {
         using latpar::detail::concat;
-        if (plan_.ranks != forward_.size()) {
+        const Comm& stages = ranks_.forward();
+        if (plan_.ranks != stages.size()) {
             return concat("DualParal was planned for ", plan_.ranks,
-                          " stages, the communicator has ", forward_.size(),
+                          " stages, the communicator has ", stages.size(),
                           " ranks; plan for its size");
+        }
+        if (plan_.model.guidance_ranks != ranks_.guidance_ranks()) {
+            return concat("DualParal was planned for ", plan_.model.guidance_ranks,
+                          " pipelines that share the branches of guidance, the mesh has guidance=",
+                          ranks_.guidance_ranks(), "; pass that to describe_stages");
         }
         if (stepper_.problem() != plan_.problem) {
             return concat("DualParal was planned for ", plan_.problem.steps,
@@ -197,7 +256,8 @@ private:
                           stepper_.schedule().name(), " with ", stepper_.schedule().steps(),
                           " steps; plan with latent_problem::of the window's extents and schedule");
         }
-        if (describe_stages(*model_, rule_, plan_.problem.extents) != plan_.model) {
+        if (describe_stages(*model_, rule_, plan_.problem.extents, plan_.model.guidance_ranks) !=
+            plan_.model) {
             return concat("DualParal was planned for a model of ", plan_.model.layers,
                           " layers and ", plan_.model.branches,
                           " branches, or for other hidden tensors, than this one has; plan with "
@@ -207,7 +267,7 @@ private:
         if (!Schedule::elementwise) {
             return "this scheduler is not elementwise: blocks of frames cannot be stepped apart";
         }
-        return latpar::detail::memory_complaint(forward_, stepper_.kernels(), source);
+        return latpar::detail::memory_complaint(stages, stepper_.kernels(), source);
     }
 
     void take_memory(memory_source source) {
@@ -241,6 +301,10 @@ private:
         }
         if (is_last()) {
             predictions_ = block(plan_.model.branches, plan_.problem.type);
+            if (ranks_.guides()) {
+                gathered_ =
+                    block(plan_.model.guidance_ranks * plan_.model.branches, plan_.problem.type);
+            }
             sum_ = block(1, plan_.problem.type);
             for (std::size_t k = 0; plan_.ranks > 1 && k < 2; ++k) {
                 returning_.push_back({block(1, plan_.options.wire_prediction), {}});
@@ -266,7 +330,7 @@ private:
 
     [[nodiscard]] step_info info_of(const dual_paral_task& task) {
         samples_.clear();
-        for (const guidance_branch branch : rule_.branches()) {
+        for (const guidance_branch branch : own_branches()) {
             sample_info sample = stepper_.sample_at(task.step);
             sample.branch = branch;
             samples_.push_back(sample);
@@ -292,29 +356,57 @@ private:
     /// The guided prediction of a block's own frames, in `to`.
     void run_head(const dual_paral_task& task, typename Model::context& context, slot& at,
                   latent_view to, stream_ref stream) {
-        const box window = window_of(task);
-        predictions_.place(plan_.model.branches, channels(), window);
+        predictions_.place(plan_.model.branches, channels(), window_of(task));
         model_->head(context, at.hidden, predictions_.view(), stream);
-        sum_.place(1, channels(), window);
+        const latent_view here = predictions_.view(own_of(task));
+        const latent_view all = ranks_.guides() ? from_all_guides(task, here, stream) : here;
         branch_views_.clear();
-        for (index_t k = 0; k < plan_.model.branches; ++k) {
-            branch_views_.push_back(
-                latpar::detail::sample_of(const_latent_view(predictions_.view()), k));
+        for (index_t k = 0; k < all.extents[0]; ++k) {
+            branch_views_.push_back(latpar::detail::sample_of(const_latent_view(all), k));
         }
+        sum_.place(1, channels(), own_of(task));
         const sample_info sample = stepper_.sample_at(task.step);
         latpar::detail::combine_branches(stepper_.kernels(), rule_, std::span(&sample, 1),
                                          branch_views_, sum_.view(), stream);
-        const latent_view own = sum_.view(own_of(task));
         if (plan_.options.wire_prediction != plan_.problem.type) {
-            stepper_.kernels().round(own, plan_.options.wire_prediction, stream);
+            stepper_.kernels().round(sum_.view(), plan_.options.wire_prediction, stream);
         }
-        stepper_.kernels().copy(own, to, stream);
+        stepper_.kernels().copy(std::as_const(sum_).view(), to, stream);
     }
 
-    static void finish(std::optional<exchange_type>& exchange) {
+    /// The predictions of all branches, those of the other pipelines included.
+    [[nodiscard]] latent_view from_all_guides(const dual_paral_task& task, latent_view here,
+                                              stream_ref stream) {
+        Comm& guides = *ranks_.guides();
+        gathered_.place(guides.size() * plan_.model.branches, channels(), own_of(task));
+        const latent_view all = gathered_.view();
+        const auto of = [&](int place) {
+            latent_view v = all;
+            v.data += place * plan_.model.branches * v.strides[0] * size_of(v.type);
+            v.extents[0] = plan_.model.branches;
+            return v;
+        };
+        const latent_view mine = of(guides.rank());
+        stepper_.kernels().copy(here, mine, stream);
+        sends_.clear();
+        recvs_.clear();
+        for (int place = 0; place < guides.size(); ++place) {
+            if (place == guides.rank()) continue;
+            const latent_view theirs = of(place);
+            sends_.push_back({mine.data, mine.elements(), mine.type, place, mine.space});
+            recvs_.push_back({theirs.data, theirs.elements(), theirs.type, place, theirs.space});
+        }
+        std::optional<exchange_type> exchange(guides.start_exchange(sends_, recvs_, stream));
+        finish(exchange);
+        return all;
+    }
+
+    void finish(std::optional<exchange_type>& exchange) {
         if (!exchange) return;
+        const clock::time_point start = clock::now();
         exchange->wait();
         exchange.reset();
+        times_.waiting += seconds_since(start);
     }
 
     [[nodiscard]] slot& slot_of(index_t number) noexcept {
@@ -328,7 +420,7 @@ private:
         for (const hidden_view& h : at.hidden) {
             sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space});
         }
-        at.going.emplace(forward_.start_exchange(sends_, {}, stream));
+        at.going.emplace(forward().start_exchange(sends_, {}, stream));
     }
     void expect(const dual_paral_task& task, slot& at, stream_ref stream) {
         finish(at.going);  // what was sent from here before
@@ -337,7 +429,7 @@ private:
         for (const hidden_view& h : at.hidden) {
             recvs_.push_back({h.data, h.elements(), h.type, rank() - 1, h.space});
         }
-        at.coming.emplace(forward_.start_exchange({}, recvs_, stream));
+        at.coming.emplace(forward().start_exchange({}, recvs_, stream));
     }
 
     // ---- ranks behind the first ----
@@ -386,7 +478,7 @@ private:
         run_head(task, context, at, out.data.view(), stream);
         const latent_view v = out.data.view();
         sends_.assign(1, {v.data, v.elements(), v.type, 0, v.space});
-        out.exchange.emplace(back_.start_exchange(sends_, {}, stream));
+        out.exchange.emplace(ranks_.back().start_exchange(sends_, {}, stream));
     }
 
     // ---- the first rank ----
@@ -444,12 +536,19 @@ private:
                 if (task.step == 0) begin_block(task, noise, stream);
                 feed_task(task, number++, follows, stream);
             }
-            stop = stop || !go_on(iteration_);
+            stop = stop || !goes_on(go_on);
             ++iteration_;
         }
         take_until(number);
         for (slot& s : slots_) finish(s.going);
         return done();
+    }
+
+    /// What the callback of the first pipeline says, on the first ranks of all.
+    template <class GoOn>
+    [[nodiscard]] bool goes_on(GoOn& go_on) {
+        const bool here = !ranks_.speaks() || go_on(iteration_);
+        return ranks_.told_by_speaker(here ? "1" : "0") == "1";
     }
 
     template <class Noise>
@@ -488,7 +587,7 @@ private:
             // Posted before the task goes on, so that no stage ever waits to hand its result back.
             const latent_view v = in.data.view();
             recvs_.assign(1, {v.data, v.elements(), v.type, plan_.ranks - 1, v.space});
-            in.exchange.emplace(back_.start_exchange({}, recvs_, stream));
+            in.exchange.emplace(ranks_.back().start_exchange({}, recvs_, stream));
             send_on(task, at, stream);
         }
         pending_.push_back(task);
@@ -505,23 +604,24 @@ private:
         stepper_.step(task.step, state, own_of(task), std::as_const(in.data).view(), step_noise,
                       stream);
         ++returned_;
-        if (task.step + 1 < plan_.steps()) return;
+        if (task.step + 1 < plan_.steps() || !ranks_.speaks()) return;
         box delivered = own_of(task);
         delivered.extent[0] = plan_.delivered_of(task.block);
         sink(std::as_const(state.z).view(delivered), delivered.origin[0]);
     }
 
     Model* model_;
-    Comm forward_;
-    Comm back_;
+    latpar::detail::pipelines<Comm> ranks_;
     dual_paral_plan plan_;
     guidance_rule rule_;
     latpar::detail::latent_stepper<Schedule, Kernels> stepper_;
     typename Model::feature_cache cache_{};
     index_t iteration_ = 0;
+    stage_times times_;
     std::vector<latent_state> queue_;  ///< rank 0: block b in place b mod size
     latent_block window_;
     latent_block predictions_;
+    latent_block gathered_;  ///< of all branches, where other pipelines have some
     latent_block sum_;
     std::vector<dual_paral_task> pending_;
     index_t returned_ = 0;
@@ -534,5 +634,11 @@ private:
     std::vector<arrival> arrivals_;
     std::vector<arrival> returning_;
 };
+
+template <class Model, latpar::detail::staged_mesh Mesh, class Schedule,
+          kernel_set Kernels = kernel::host>
+dual_paral(Model&, Mesh&, Schedule, guidance_rule, dual_paral_plan, Kernels = {},
+           memory_source = {})
+    -> dual_paral<Model, latpar::detail::axis_type<Mesh>, Schedule, Kernels>;
 
 }  // namespace latpar::inline v0::loop

@@ -27,7 +27,8 @@ struct dual_paral_options {
 /// The staged model as the plan sees it.
 struct dual_paral_model {
     index_t layers = 1;
-    index_t branches = 2;  ///< of guidance, all of them in one pass
+    index_t branches = 2;    ///< of guidance, in one pass of one pipeline
+    int guidance_ranks = 1;  ///< pipelines side by side that have such branches, each its own
     /// The hidden tensors between layers, for `branches` samples of a window of B + C frames.
     std::vector<hidden_signature> hidden{};
 
@@ -98,14 +99,20 @@ struct dual_paral_plan {
     /// Payload bytes of one task: hidden tensors from stage to stage, and the prediction back.
     [[nodiscard]] index_t hidden_bytes() const;
     [[nodiscard]] index_t prediction_bytes(const dual_paral_task& task) const;
-    /// Payload bytes that a rank sends in iterations [0, count), a byte for each that says whether
-    /// it happens included.
+    /// Payload bytes that a rank sends along its pipeline in iterations [0, count), a byte for each
+    /// that says whether it happens included.
     [[nodiscard]] index_t bytes_sent_by(int rank, index_t iterations_done) const;
+    /// Those that it sends to the pipelines with other branches of guidance.
+    [[nodiscard]] index_t guidance_bytes_sent_by(int rank, index_t iterations_done) const;
+    /// All of them, from all ranks of all pipelines with branches of their own.
     [[nodiscard]] index_t bytes(index_t iterations_done) const;
 
     /// What the loop takes on a rank: on rank 0 the queue with its histories and the predictions
     /// that are under way, on others the hidden tensors that come and go. Without the model.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
+
+    /// Bytes of one latent frame as it is computed with.
+    [[nodiscard]] index_t frame_bytes() const;
 
     /// Simulates the pipeline for so many blocks (all of them if there is an end): stages take
     /// times in proportion to their layers.
