@@ -25,8 +25,13 @@ def colour_masks(video):
 
 
 def spots(masks, sweeps=48):
-    """Connected spots of at least SMALLEST pixels in each mask: counts [T, 8]."""
+    """Connected spots of at least SMALLEST pixels in each mask: counts [T, 8].
+
+    What is one pixel thin is no spot: a long edge between a shape and the background mixes to some third colour.
+    """
     t, k, h, w = masks.shape
+    solid = -F.max_pool2d(-masks.float(), 2, 1)
+    masks = F.max_pool2d(F.pad(solid, (1, 1, 1, 1)), 2, 1) > 0
     label = torch.arange(1, h * w + 1, dtype=torch.float32, device=masks.device).reshape(1, 1, h, w) * masks
     for _ in range(sweeps):
         label = F.max_pool2d(label, 3, 1, 1) * masks

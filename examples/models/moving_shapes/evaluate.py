@@ -47,6 +47,10 @@ def main():
         with torch.autocast(torch.device(a.device).type, torch.bfloat16):
             videos = sample.sample(model, extra, prompts, frames, height, width, **settings)
         results[name] = {"clips": clips, **checker.rates(videos, prompts)}
+        for shapes in range(1, world.OBJECTS + 1):
+            some = [i for i, prompt in enumerate(prompts) if prompt.count(",") == shapes]
+            rate = checker.rates([videos[i] for i in some], [prompts[i] for i in some])["all"] if some else None
+            results[name][f"all_with_{shapes}_shapes"] = rate
         if against is not None:
             error = (videos.clamp(-1, 1) - against.clamp(-1, 1)).square().mean((1, 2, 3, 4))
             psnr = 10 * torch.log10(4 / error.clamp(min=1e-12))
@@ -61,13 +65,17 @@ def main():
     print(results, flush=True)
     run("sampled", clips=a.clips)
     (a.output / "sampled.png").replace(a.output / "contact_sheet.png")
-    run("sampled_others", clips=4 * a.clips, sheet=False, draw=3000, seed=1)
+    for draw, seed in ((3000, 1), (5000, 5)):
+        run(f"sampled_prompts_{draw}", clips=4 * a.clips, sheet=False, draw=draw, seed=seed)
     run("parts_4", count=4)
     run("sampled_128x96", height=128)
     run("sampled_24_frames", frames=24)
     run("sampled_48x48_8_frames", frames=8, height=48, width=48)
     if a.sweep:
-        run("steps_50", steps=50, sheet=False)
+        for draw, seed, clips in ((2000, 0, a.clips), (3000, 1, 4 * a.clips), (5000, 5, 4 * a.clips)):
+            for guidance in (2.5, 3.0):
+                name = f"steps_50_guidance_{guidance}_prompts_{draw}"
+                run(name, steps=50, guidance=guidance, clips=clips, sheet=False, draw=draw, seed=seed)
         for guidance in (1.0, 2.0, 5.0):
             run(f"guidance_{guidance}", guidance=guidance, sheet=False)
         run("parts_2", count=2, sheet=False)
