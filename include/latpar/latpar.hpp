@@ -26,6 +26,7 @@
 #include <latpar/core/view.hpp>
 #include <latpar/denoise/denoiser.hpp>
 #include <latpar/denoise/distributed_denoiser.hpp>
+#include <latpar/denoise/feature_cache.hpp>
 #include <latpar/denoise/guidance_rule.hpp>
 #include <latpar/denoise/staged_denoiser.hpp>
 #include <latpar/denoise/step_info.hpp>

@@ -81,8 +81,8 @@ void check_axes(const mesh_shape& shape, const composition_options& options) {
         require(
             axis.name != "stage" || axis.degree == 1,
             "the mesh axis stage belongs to loop::dual_paral, which does not nest here: its queue "
-            "already has several denoising steps under way; use it with the axes guidance or "
-            "ulysses alone, or leave stage out");
+            "already has several denoising steps under way; use it, with the axes guidance, "
+            "ring and ulysses beside stage, or leave stage out");
     }
     require(options.transformer || !in_layers(shape), "the mesh ", shape,
             " spreads the model's attention, which must then talk in its layers: describe the "

@@ -35,11 +35,22 @@ void check_sequence(const attention_shape& shape, const token_sequence& sequence
     require(entries == 0 || entries == count_tokens(sequence), "a key mask of ", entries,
             " entries was given for ", count_tokens(sequence),
             " tokens; give one for each, joint tokens once, or none");
+    const auto& key_only = sequence.key_only;
+    require(key_only.empty() || static_cast<int>(key_only.size()) == ranks, "the key-only rows of ",
+            key_only.size(), " ranks were given for ", ranks,
+            " ranks; give each its own, or none at all");
+    for (std::size_t rank = 0; rank < key_only.size(); ++rank) {
+        require(key_only[rank] >= 0, "rank ", rank, " was given ", key_only[rank],
+                " key-only rows; give it 0 or more");
+    }
 }
 
-void drop_full_mask(token_sequence& sequence) {
+void simplify(token_sequence& sequence) {
     const auto& mask = sequence.is_key;
     if (std::find(mask.begin(), mask.end(), false) == mask.end()) sequence.is_key.clear();
+    auto& key_only = sequence.key_only;
+    const auto is_some = [](index_t rows) { return rows > 0; };
+    if (std::none_of(key_only.begin(), key_only.end(), is_some)) key_only.clear();
 }
 
 std::vector<row_range> runs_of_keys(const token_sequence& sequence, index_t first, index_t count) {
@@ -51,6 +62,16 @@ std::vector<row_range> runs_of_keys(const token_sequence& sequence, index_t firs
         if (out.empty() || out.back().end != i) out.push_back({i, i});
         out.back().end = i + 1;
     }
+    return out;
+}
+
+std::vector<row_range> runs_of_own(const token_sequence& sequence, int rank) {
+    const index_t tokens = sequence.tokens[static_cast<std::size_t>(rank)];
+    std::vector<row_range> out = runs_of_keys(sequence, first_token(sequence, rank), tokens);
+    const index_t key_only = sequence.key_only_of(rank);
+    if (key_only == 0) return out;
+    if (out.empty() || out.back().end != tokens) out.push_back({tokens, tokens});
+    out.back().end += key_only;
     return out;
 }
 
@@ -89,6 +110,8 @@ std::string fingerprint_of(const attention_shape& shape, const token_sequence& s
     for (const row_range& run : runs_of_keys(sequence, 0, count_tokens(sequence))) {
         out << run.begin << '-' << run.end << ',';
     }
+    out << " key_only=";
+    for (const index_t n : sequence.key_only) out << n << ',';
     return std::move(out).str();
 }
 
@@ -138,6 +161,17 @@ std::vector<index_t> even_tokens(index_t total, int ranks) {
     std::vector<index_t> out;
     for (int rank = 0; rank < ranks; ++rank) {
         out.push_back(total * (rank + 1) / ranks - total * rank / ranks);
+    }
+    return out;
+}
+
+std::vector<index_t> tokens_within(const std::vector<index_t>& tokens, const row_range& part) {
+    std::vector<index_t> out;
+    index_t first = 0;
+    for (const index_t count : tokens) {
+        const index_t begin = std::max(first, part.begin);
+        first += count;
+        out.push_back(std::max<index_t>(0, std::min(first, part.end) - begin));
     }
     return out;
 }

@@ -11,8 +11,8 @@ namespace latpar::inline v0::layer::detail {
 /// Errors: usage_error unless the heads fit and there are tokens for `ranks` ranks.
 void check_sequence(const attention_shape& shape, const token_sequence& sequence, int ranks);
 
-/// A mask without any token that is no key becomes none.
-void drop_full_mask(token_sequence& sequence);
+/// A mask without any token that is no key becomes none, and so do key-only rows of no rank.
+void simplify(token_sequence& sequence);
 
 /// The runs of keys among the tokens [first, first + count) of the sequence, counted from `first`.
 [[nodiscard]] std::vector<row_range> runs_of_keys(const token_sequence& sequence, index_t first,
@@ -20,6 +20,10 @@ void drop_full_mask(token_sequence& sequence);
 
 /// Where the own tokens of a rank begin in the sequence.
 [[nodiscard]] index_t first_token(const token_sequence& sequence, int rank);
+
+/// What a rank has for others to attend over, counted from its first own token: its tokens that
+/// are keys, then its key-only rows.
+[[nodiscard]] std::vector<row_range> runs_of_own(const token_sequence& sequence, int rank);
 
 [[nodiscard]] index_t count_rows(const std::vector<row_range>& runs);
 [[nodiscard]] index_t count_tokens(const token_sequence& sequence);

@@ -2,12 +2,14 @@
 // One call of a transformer whose tokens lie on several ranks, planned.
 #include <latpar/layer/forward_plan.hpp>
 
+#include <utility>
+
 namespace latpar::inline v0::layer {
 
 using latpar::detail::require;
 
 forward_plan plan_forward(const transformer_shape& shape, const extents3& window, int ulysses_ranks,
-                          int ring_ranks) {
+                          int ring_ranks, std::vector<index_t> key_only) {
     require(shape.layers >= 1 && shape.output_columns >= 0, "a transformer of ", shape.layers,
             " layers with ", shape.output_columns,
             " output columns was planned; use 1 or more layers and 0 or more columns");
@@ -22,8 +24,11 @@ forward_plan plan_forward(const transformer_shape& shape, const extents3& window
     require(ulysses_ranks >= 1 && ring_ranks >= 1, "a mesh of ulysses=", ulysses_ranks,
             ",ring=", ring_ranks, " was planned; each must be 1 or more");
     return {shape, plan_usp(shape.attention,
-                            {even_tokens(tokens, ulysses_ranks * ring_ranks), shape.joint_front,
-                             shape.joint_back},
+                            {even_tokens(tokens, ulysses_ranks * ring_ranks),
+                             shape.joint_front,
+                             shape.joint_back,
+                             {},
+                             std::move(key_only)},
                             ulysses_ranks, ring_ranks)};
 }
 

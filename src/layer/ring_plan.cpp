@@ -12,14 +12,14 @@ namespace latpar::inline v0::layer {
 
 using detail::count_rows;
 using detail::runs_of_keys;
+using detail::runs_of_own;
 
 ring_plan plan_ring(const attention_shape& shape, token_sequence sequence, int ranks) {
     detail::check_sequence(shape, sequence, ranks);
-    detail::drop_full_mask(sequence);
+    detail::simplify(sequence);
     ring_plan plan{shape, std::move(sequence), ranks, {}, {}, {}, {}};
     for (int rank = 0; rank < ranks; ++rank) {
-        plan.own_keys.push_back(runs_of_keys(
-            plan.sequence, detail::first_token(plan.sequence, rank), plan.tokens_of(rank)));
+        plan.own_keys.push_back(runs_of_own(plan.sequence, rank));
         plan.keys.push_back(count_rows(plan.own_keys.back()));
     }
     plan.front_keys = runs_of_keys(plan.sequence, 0, plan.sequence.joint_front);
@@ -27,6 +27,11 @@ ring_plan plan_ring(const attention_shape& shape, token_sequence sequence, int r
         runs_of_keys(plan.sequence, detail::count_tokens(plan.sequence) - plan.sequence.joint_back,
                      plan.sequence.joint_back);
     return plan;
+}
+
+index_t ring_plan::key_rows_of(int rank) const {
+    if (is_packed) return joint_front_keys() + keys_of(rank) + joint_back_keys();
+    return rows_of(rank) + sequence.key_only_of(rank);
 }
 
 index_t ring_plan::joint_front_keys() const {

@@ -15,7 +15,7 @@ using latpar::detail::require;
 
 ulysses_plan plan_ulysses(const attention_shape& shape, token_sequence sequence, int ranks) {
     detail::check_sequence(shape, sequence, ranks);
-    detail::drop_full_mask(sequence);
+    detail::simplify(sequence);
     require(ranks <= shape.heads, shape.heads, " heads cannot be spread on ", ranks,
             " ranks, each needs one; use a mesh such as ",
             detail::mesh_for_heads(shape.heads, ranks));
@@ -43,8 +43,12 @@ index_t ulysses_plan::rows_of(int rank) const {
     return tokens_of(rank) + sequence.joint_front + sequence.joint_back;
 }
 
+index_t ulysses_plan::key_rows_of(int rank) const {
+    return rows_of(rank) + sequence.key_only_of(rank);
+}
+
 index_t ulysses_plan::keys_of(int rank) const {
-    return count_rows(own_keys[static_cast<std::size_t>(rank)]);
+    return count_rows(own_keys[static_cast<std::size_t>(rank)]) + sequence.key_only_of(rank);
 }
 
 index_t ulysses_plan::all_tokens() const {
@@ -53,7 +57,7 @@ index_t ulysses_plan::all_tokens() const {
 
 index_t ulysses_plan::all_keys() const {
     index_t out = count_rows(front_keys) + count_rows(back_keys);
-    for (const auto& runs : own_keys) out += count_rows(runs);
+    for (int rank = 0; rank < ranks; ++rank) out += keys_of(rank);
     return out;
 }
 

@@ -12,7 +12,12 @@ token_sequence sequence_of_row(const token_sequence& all, int row, int ranks) {
     token_sequence out{{all.tokens.begin() + row * ranks, all.tokens.begin() + (row + 1) * ranks},
                        all.joint_front,
                        all.joint_back,
+                       {},
                        {}};
+    if (!all.key_only.empty()) {
+        const auto begin = all.key_only.begin();
+        out.key_only.assign(begin + row * ranks, begin + (row + 1) * ranks);
+    }
     if (all.is_key.empty()) return out;
     const auto begin = all.is_key.begin();
     const index_t first = detail::first_token(all, row * ranks);
@@ -31,7 +36,7 @@ usp_plan plan_usp(const attention_shape& shape, token_sequence sequence, int uly
                             "a mesh of ulysses=", ulysses_ranks, ",ring=", ring_ranks,
                             " was planned; each must be 1 or more");
     detail::check_sequence(shape, sequence, ulysses_ranks * ring_ranks);
-    detail::drop_full_mask(sequence);
+    detail::simplify(sequence);
     latpar::detail::require(ulysses_ranks <= shape.heads, shape.heads,
                             " heads cannot be spread on ", ulysses_ranks,
                             " ranks, each needs one; use a mesh such as ",

@@ -223,7 +223,12 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
         }
     }
     if (rank == 0) out += problem.noise_bytes(volume_of(problem.extents));
-    return out + 2 * hidden_bytes();
+    return out + 2 * hidden_bytes() + cache_bytes(rank);
+}
+
+index_t dual_paral_plan::cache_bytes(int rank) const {
+    const layer_range& own = stages[static_cast<std::size_t>(rank)];
+    return (own.last - own.first) * model.cache_bytes_per_layer;
 }
 
 pipeline_estimate dual_paral_plan::estimate(index_t block_count) const {
@@ -269,7 +274,8 @@ std::string dual_paral_plan::fingerprint() const {
     std::ostringstream out;
     out << "dual_paral " << video_fingerprint() << " ranks=" << ranks << " stages=";
     for (const layer_range& s : stages) out << s.first << '-' << s.last << ',';
-    out << " guidance=" << model.guidance_ranks << " hidden=" << hidden_bytes();
+    out << " guidance=" << model.guidance_ranks << " hidden=" << hidden_bytes()
+        << " cache=" << model.cache_bytes_per_layer;
     return std::move(out).str();
 }
 

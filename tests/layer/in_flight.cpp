@@ -72,13 +72,28 @@ TEST_CASE("Ulysses moves q, k and v in one exchange and the output in one") {
         // q, k, v and out, for the own heads and for those of two peers: one pass each.
         EXPECT(log.copies == 3 * 3 + 3);
     });
+    // Key-only rows of rank 1 land behind all tokens, in messages of their own.
+    const attention_case lent({6, 3, 6, dtype::f32}, {{3, 2, 4}, 0, 0, {}, {0, 2, 0}}, random);
+    thread_team(3).run([&](thread_communicator& world) {
+        call_log log;
+        logged comm(world.duplicate(), log);
+        layer::ulysses policy(logged_attention{&log}, comm,
+                              layer::plan_ulysses(lent.shape, lent.sequence, 3),
+                              logged_kernels(log));
+        const auto expected = lent.rows_of(lent.expected(), world.rank());
+        EXPECT(attend_on_rank(policy, lent, world.rank(), true) == expected);
+        const char* const out = world.rank() == 1 ? "start (10, 6)" : "start (6, 8)";
+        EXPECT(log.calls == calls{out, "wait", "attend", "start (2, 2)", "wait"});
+        EXPECT(log.copies == 3 * 3 + 3 + (world.rank() == 1 ? 3 * 2 : 0));
+    });
 }
 
 TEST_CASE("one rank alone copies nothing, and attends over no key without the user") {
     std::mt19937 random(3);
-    for (const index_t tokens : {5, 0}) {
-        const attention_case c({4, 2, 6, dtype::f32}, {{tokens}}, random);
-        const calls expected = tokens > 0 ? calls{"attend"} : calls{};
+    for (const token_sequence& sequence :
+         {token_sequence{{5}}, token_sequence{{0}}, token_sequence{{5}, 0, 0, {}, {2}}}) {
+        const attention_case c({4, 2, 6, dtype::f32}, sequence, random);
+        const calls expected = sequence.tokens[0] > 0 ? calls{"attend"} : calls{};
         thread_team(1).run([&](thread_communicator& world) {
             call_log log;
             logged comm(world.duplicate(), log);

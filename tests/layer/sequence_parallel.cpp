@@ -10,6 +10,7 @@
 #include <support/messages_of.hpp>
 #include <support/recorded.hpp>
 
+#include <cmath>
 #include <string>
 
 using namespace latpar;
@@ -120,6 +121,11 @@ struct draw {
         if ((*this)(0, 1)) {
             for (index_t i = 0; i < all; ++i) out.is_key.push_back((*this)(0, 2) > 0);
         }
+        if ((*this)(0, 1)) {
+            for (int r = 0; r < ranks; ++r) {
+                out.key_only.push_back((*this)(0, 2) > 0 ? (*this)(1, 7) : 0);
+            }
+        }
         return out;
     }
 };
@@ -221,6 +227,87 @@ TEST_CASE("bytes, counted by hand") {
     CHECK(forward.workspace_bytes(1) == forward.attention.workspace_bytes(1));
 }
 
+TEST_CASE("key-only rows are keys for all, and queries for nobody") {
+    // Queries of zeros weigh all keys alike: the output is the mean of the values.
+    const attention_shape shape{1, 1, 2, dtype::f32};
+    token_sequence sequence{{2, 0, 1}, 1, 1, {true, true, false, true, true}, {0, 2, 1}};
+    std::mt19937 random(13);
+    attention_case c(shape, sequence, random);
+    std::ranges::fill(c.q, 0.0f);
+    // Of the joint token in front, tokens 0, 1 (no key) and 2, of ranks 1, 1 and 2, of that behind.
+    c.v = {1, 10, 2, 20, 1000, 1000, 3, 30, 4, 40, 5, 50, 6, 60, 7, 70};
+    CHECK(c.key_rows_of(c.v, 0) == std::vector<float>{1, 10, 2, 20, 1000, 1000, 7, 70});
+    CHECK(c.key_rows_of(c.v, 1) == std::vector<float>{1, 10, 4, 40, 5, 50, 7, 70});
+    CHECK(c.key_rows_of(c.v, 2) == std::vector<float>{1, 10, 3, 30, 6, 60, 7, 70});
+    for (const auto& report : on_threads(c, kind::ring, 1, 3, true)) {
+        for (std::size_t i = 0; i < report.out.size(); i += 2) {
+            CHECK(std::abs(report.out[i] - 4) < 1e-6f);
+            CHECK(std::abs(report.out[i + 1] - 40) < 1e-5f);
+        }
+    }
+    // One rank passes them as its attention takes them.
+    const attention_case alone({4, 2, 8, dtype::f32}, {{5}, 1, 2, {}, {3}}, random);
+    CHECK(on_threads(alone, kind::ulysses, 1, 1, true)[0].out == alone.expected());
+    CHECK(on_threads(alone, kind::ring, 1, 1, true)[0].out == alone.expected());
+    CHECK(on_threads(alone, kind::usp, 1, 1, true)[0].out == alone.expected());
+
+    // All at once: a rank with nothing else, joint tokens, a mask, heads that cut a group.
+    token_sequence four{{3, 0, 0, 5}, 2, 1, std::vector<bool>(11, true), {0, 4, 0, 2}};
+    four.is_key[1] = four.is_key[3] = four.is_key[9] = false;
+    const attention_case mixed({6, 2, 6, dtype::f32}, four, random);
+    for (const bool strided : {false, true}) {
+        check(mixed, layer::plan_ulysses(mixed.shape, four, 4), kind::ulysses, 4, 1, strided);
+        check(mixed, layer::plan_ring(mixed.shape, four, 4), kind::ring, 1, 4, strided);
+        check(mixed, layer::plan_usp(mixed.shape, four, 2, 2), kind::usp, 2, 2, strided);
+        check(mixed, layer::plan_usp(mixed.shape, four, 4, 1), kind::usp, 4, 1, strided);
+        check(mixed, layer::plan_usp(mixed.shape, four, 1, 4), kind::usp, 1, 4, strided);
+    }
+    // No token of the whole window is a key.
+    const attention_case lent({4, 2, 6, dtype::f32},
+                              {{2, 1}, 0, 0, std::vector<bool>(3, false), {0, 3}}, random);
+    check(lent, layer::plan_ulysses(lent.shape, lent.sequence, 2), kind::ulysses, 2, 1, false);
+    check(lent, layer::plan_ring(lent.shape, lent.sequence, 2), kind::ring, 1, 2, false);
+}
+
+TEST_CASE("bytes and memory of key-only rows, counted by hand") {
+    // Rows of one head are 32 bytes.
+    const attention_shape shape{4, 2, 8, dtype::f32, true};
+    const token_sequence sequence{{3, 5}, 1, 0, {}, {2, 0}};
+    // 3 and 5 queries with 2 heads, 3 + 2 and 5 keys with 1, the output of 6 and 4 rows with 2.
+    const auto ulysses = layer::plan_ulysses(shape, sequence, 2);
+    CHECK(ulysses.rows_of(0) == 4);
+    CHECK(ulysses.key_rows_of(0) == 6);
+    CHECK(ulysses.all_tokens() == 9);
+    CHECK(ulysses.all_keys() == 11);
+    CHECK(ulysses.bytes_sent_by(0) == (3 * 2 + 2 * 5 + 6 * 2) * 32);
+    CHECK(ulysses.bytes_sent_by(1) == (5 * 2 + 2 * 5 + 4 * 2) * 32);
+    CHECK(ulysses.smallest_bytes() == ulysses.bytes());
+    // Queries and output of 9 tokens with 2 heads: 576 bytes each; keys and values of 11 with one:
+    // 352, 384 aligned; the message of 6 + 10 rows.
+    CHECK(ulysses.workspace_bytes(0) == 2 * 576 + 2 * 384 + 16 * 32);
+    // 5 keys each with 2 heads; the joint token's query is rank 1's.
+    const auto ring = layer::plan_ring(shape, sequence, 2);
+    CHECK(ring.key_rows_of(0) == 6);
+    CHECK(ring.most_keys() == 5);
+    CHECK(ring.bytes_sent_by(0) == 2 * 5 * 2 * 32);
+    CHECK(ring.bytes_sent_by(1) == (2 * 5 * 2 + 4) * 32);
+    CHECK(ring.smallest_bytes() == ring.bytes());
+    // Two layers over 1 x 2 x 3 tokens.
+    const layer::transformer_shape model{shape, 2, {1, 2, 2}};
+    const auto forward = layer::plan_forward(model, {1, 4, 6}, 1, 2, {1, 3});
+    CHECK(forward.attention.sequence == token_sequence{{3, 3}, 0, 0, {}, {1, 3}});
+    CHECK(forward.bytes_sent_by(0, "ring") == 2 * (2 * 4 * 2) * 32);
+    CHECK(forward.bytes_sent_by(1, "ring") == 2 * (2 * 6 * 2) * 32);
+}
+
+TEST_CASE("each rank's part of some rows") {
+    const std::vector<index_t> tokens{3, 0, 4, 2};
+    CHECK(layer::tokens_within(tokens, {0, 9}) == tokens);
+    CHECK(layer::tokens_within(tokens, {2, 5}) == std::vector<index_t>{1, 0, 2, 0});
+    CHECK(layer::tokens_within(tokens, {7, 9}) == std::vector<index_t>{0, 0, 0, 2});
+    CHECK(layer::tokens_within(tokens, {4, 4}) == std::vector<index_t>(4, 0));
+}
+
 TEST_CASE("a mask of keys alone is none, and every plan has a text of its own") {
     const attention_shape shape{4, 2, 8, dtype::f32};
     const token_sequence plain{{2, 3}, 1, 0, {}};
@@ -230,6 +317,20 @@ TEST_CASE("a mask of keys alone is none, and every plan has a text of its own") 
     CHECK_FALSE(layer::plan_ring(shape, full, 2).is_masked());
     CHECK_FALSE(layer::plan_ulysses(shape, full, 2).is_masked());
     CHECK(layer::plan_usp(shape, full, 2, 1).sequence == plain);
+    const token_sequence none{{2, 3}, 1, 0, {}, {0, 0}};
+    CHECK(layer::plan_usp(shape, none, 2, 1).sequence == plain);
+    const auto texts = [&](std::vector<index_t> key_only) {
+        const token_sequence lent{{2, 3}, 1, 0, {}, std::move(key_only)};
+        return std::array{layer::plan_ulysses(shape, lent, 2).fingerprint(),
+                          layer::plan_ring(shape, lent, 2).fingerprint(),
+                          layer::plan_usp(shape, lent, 2, 1).fingerprint(),
+                          layer::plan_usp(shape, lent, 1, 2).fingerprint()};
+    };
+    CHECK(texts({0, 0}) == texts({}));
+    for (std::size_t i = 0; i < 4; ++i) {
+        CHECK(texts({0, 1})[i] != texts({})[i]);
+        CHECK(texts({0, 1})[i] != texts({1, 0})[i]);
+    }
     auto dense = shape;
     dense.keys_are_dense = true;
     CHECK(layer::plan_ring(shape, plain, 2).fingerprint() !=
@@ -282,8 +383,8 @@ TEST_CASE("narrow types are merged in float32") {
             const int rank = comm.rank();
             const index_t rows = sequence.tokens[static_cast<std::size_t>(rank)] + 3;
             auto q = narrow(c.rows_of(c.q, rank));
-            auto k = narrow(c.rows_of(c.k, rank));
-            auto v = narrow(c.rows_of(c.v, rank));
+            auto k = narrow(c.key_rows_of(c.k, rank));
+            auto v = narrow(c.key_rows_of(c.v, rank));
             std::vector<std::byte> out(q.size());
             const auto view = [&](std::vector<std::byte>& values, index_t heads) {
                 const std::array<index_t, 3> extents{rows, heads, 8};
@@ -477,6 +578,17 @@ TEST_CASE("what cannot be planned is refused with value and remedy") {
                       ContainsSubstring("-1 joint tokens"));
     CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::f32}, {{1, 1}, 1, 0, {true}}, 2),
                       ContainsSubstring("1 entries was given for 3"));
+    for (const auto& [key_only, text] :
+         {std::pair(std::vector<index_t>{1}, "the key-only rows of 1 ranks were given for 2"),
+          std::pair(std::vector<index_t>{1, -2}, "rank 1 was given -2 key-only rows")}) {
+        const token_sequence lent{{1, 1}, 0, 0, {}, key_only};
+        CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::f32}, lent, 2),
+                          ContainsSubstring(text));
+        CHECK_THROWS_WITH(layer::plan_ulysses({6, 6, 4, dtype::f32}, lent, 2),
+                          ContainsSubstring(text));
+        CHECK_THROWS_WITH(layer::plan_usp({6, 6, 4, dtype::f32}, lent, 1, 2),
+                          ContainsSubstring(text));
+    }
     CHECK_THROWS_WITH(layer::plan_ring({6, 6, 4, dtype::u8}, eight, 8),
                       ContainsSubstring("use f32, bf16 or f16"));
     CHECK_THROWS_WITH(layer::plan_usp({2, 2, 4, dtype::f32}, eight, 4, 2),
@@ -502,6 +614,37 @@ TEST_CASE("plans that differ, views that do not fit and an attention that throws
              static_cast<void>(attend_on_rank(policy, c, comm.rank(), false));
          })) {
         CHECK_THAT(text, ContainsSubstring("plan for what is passed"));
+    }
+    // Rows of k and v that were not planned for, and planned ones that do not come.
+    const attention_case lent(shape, {{2, 3}, 0, 0, {}, {1, 1}}, random);
+    for (const bool is_planned : {false, true}) {
+        const attention_case& planned = is_planned ? lent : c;
+        const attention_case& passed = is_planned ? c : lent;
+        const auto complaint = [&](index_t tokens) {
+            return latpar::detail::concat(tokens, " queries, ", tokens + (is_planned ? 1 : 0),
+                                          " keys, 4 heads, 2 key heads and head_dim 4 in f32 on "
+                                          "host and was called with q [",
+                                          tokens, ", 4, 4] in f32 on host, k [",
+                                          tokens + (is_planned ? 0 : 1), ", 2, 4] in f32");
+        };
+        for (const bool in_ring : {false, true}) {
+            const auto texts = messages_of(2, [&](thread_communicator& comm) {
+                const auto call = [&](auto&& policy) {
+                    static_cast<void>(attend_on_rank(policy, passed, comm.rank(), false));
+                };
+                const layer::reference_attention attend;
+                if (in_ring) {
+                    call(layer::ring(attend, comm, layer::plan_ring(shape, planned.sequence, 2)));
+                } else {
+                    call(layer::ulysses(attend, comm,
+                                        layer::plan_ulysses(shape, planned.sequence, 2)));
+                }
+            });
+            for (const std::string& text : texts) {
+                CHECK_THAT(text,
+                           ContainsSubstring(complaint(2)) || ContainsSubstring(complaint(3)));
+            }
+        }
     }
     for (const bool in_ring : {false, true}) {
         for (const std::string& text : messages_of(2, [&](thread_communicator& comm) {

@@ -61,9 +61,10 @@ struct small_video {
     [[nodiscard]] loop::dual_paral_plan plan(int stages, int guidance_ranks = 1) const {
         const index_t window = options.block_latents + options.cat_latents;
         const auto one = model();
-        return plan_dual_paral(latent_problem::of({1, 2, window, 4, 4}, schedule), options,
-                               loop::describe_stages(one, rule, {window, 4, 4}, guidance_ranks),
-                               stages);
+        return plan_dual_paral(
+            latent_problem::of({1, 2, window, 4, 4}, schedule), options,
+            loop::describe_stages(one, rule, {window, 4, 4}, options.cat_latents, guidance_ranks),
+            stages);
     }
     [[nodiscard]] coordinated_noise noise() const {
         return {7, options.block_latents, options.cat_latents};
@@ -446,6 +447,16 @@ TEST_CASE("what DualParal cannot do is refused with value and remedy") {
     refused([](auto& o) { o.total_latents = 2; }, 2, "use more than the 2");
     refused([](auto& o) { o.stage_weights = {1}; }, 2, "1 stage weights were given for 2");
     refused([](auto& o) { o.stage_weights = {1, -2}; }, 2, "must be positive");
+    auto model = v.model();
+    self_communicator alone;
+    for (const index_t cat : {0, 1, 3}) {
+        const auto other = loop::plan_dual_paral(
+            v.plan(1).problem, v.options,
+            loop::describe_stages(model, v.rule, v.plan(1).problem.extents, cat), 1);
+        CHECK_THROWS_WITH(loop::dual_paral(model, alone, v.schedule, v.rule, other),
+                          ContainsSubstring("or another feature cache"));
+        CHECK(other.fingerprint() != v.plan(1).fingerprint());
+    }
     CHECK_THROWS_WITH(
         loop::plan_dual_paral(v.plan(1).problem, {0, 0, 14, {}, dtype::f32}, v.plan(1).model, 2),
         ContainsSubstring("blocks of 0 latent"));

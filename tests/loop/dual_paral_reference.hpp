@@ -55,7 +55,8 @@ public:
         return out;
     }
 
-    [[nodiscard]] latpar::loop::dual_paral_plan plan(const recorded_video& c, int stages) const {
+    [[nodiscard]] latpar::loop::dual_paral_plan plan(const recorded_video& c, int stages,
+                                                     int guidance_ranks = 1) const {
         const std::array<latpar::index_t, 5> window{1, 16, c.block_latents + c.cat_latents,
                                                     c.height, c.width};
         latpar::loop::dual_paral_options options;
@@ -65,7 +66,9 @@ public:
         const auto one = model();
         return plan_dual_paral(
             latpar::latent_problem::of(window, schedule(c)), options,
-            latpar::loop::describe_stages(one, rule(), {window[2], c.height, c.width}), stages);
+            latpar::loop::describe_stages(one, rule(), {window[2], c.height, c.width},
+                                          c.cat_latents, guidance_ranks),
+            stages);
     }
     [[nodiscard]] static latpar::linear_scheduler schedule(const recorded_video& c) {
         return latpar::schedule::by_name(c.scheduler, c.steps);
@@ -86,10 +89,17 @@ public:
     template <latpar::communicator Comm>
     [[nodiscard]] video_report sample(Comm& inner, const recorded_video& c) const {
         latpar::metered comm(inner.duplicate());
+        video_report out = sample_on(comm, c, plan(c, comm.size()));
+        out.sent_bytes = comm.account().total().bytes_sent;
+        return out;
+    }
+    /// On the stages of a communicator, or on a mesh; leaves the sent bytes to the caller.
+    template <class Ranks>
+    [[nodiscard]] video_report sample_on(Ranks& ranks, const recorded_video& c,
+                                         const latpar::loop::dual_paral_plan& plan) const {
         latpar::counting_resource memory;
         auto own = model();
-        latpar::loop::dual_paral loop(own, comm, schedule(c), rule(), plan(c, comm.size()),
-                                      latpar::kernel::host{},
+        latpar::loop::dual_paral loop(own, ranks, schedule(c), rule(), plan, latpar::kernel::host{},
                                       {&memory, latpar::memory_space::host});
         video_report out;
         out.taken_bytes = memory.bytes_in_use();
@@ -101,7 +111,6 @@ public:
             append_frames(out.video, block);
         });
         out.late_allocations = memory.allocations() - before;
-        out.sent_bytes = comm.account().total().bytes_sent;
         return out;
     }
 

@@ -333,7 +333,10 @@ TEST_CASE("a feature cache lends one window's latents to the next") {
     const auto alone = first_layer(model, {&block}, {200, 200, 200}, nullptr);
     const auto both = first_layer(model, {&block, &kept}, {200, 200, 200, 800, 800}, nullptr);
 
-    wan::feature_cache cache;
+    const std::vector branches{guidance_branch::conditional};
+    const auto plan = model.plan_cache(0, 1, branches, 2, {4, 6, 6});
+    CHECK(plan == feature_cache_plan{0, 1, branches, 2 * 9, 28, dtype::f32});
+    wan::feature_cache cache(plan);
     cache.keep(1, 2);
     const auto noisy = first_layer(model, {&front, &kept, &rest}, {800, 800, 800, 800}, &cache);
     CHECK(identical(noisy,
@@ -354,6 +357,22 @@ TEST_CASE("a feature cache lends one window's latents to the next") {
     CHECK_THROWS_WITH(first_layer(model, {&block}, {200, 200, 200}, &cache),
                       ContainsSubstring("[2, 4)"));
     CHECK_THROWS_AS(cache.keep(-1, 1), usage_error);
+    cache.keep(0, 3);
+    CHECK_THROWS_WITH(first_layer(model, {&block}, {200, 200, 200}, &cache),
+                      ContainsSubstring("an entry of 27 rows was begun in a feature cache of 18"));
+    CHECK_THROWS_WITH(model.plan_cache(0, 1, branches, 2, {4, 5, 6}), ContainsSubstring("5x6"));
+
+    // Half the memory, and nearly the same.
+    feature_cache_plan half = plan;
+    half.type = dtype::bf16;
+    CHECK(2 * half.bytes() == plan.bytes());
+    wan::feature_cache rounded(half);
+    rounded.keep(1, 2);
+    static_cast<void>(first_layer(model, {&front, &kept, &rest}, {800, 800, 800, 800}, &rounded));
+    rounded.keep(0, 0);
+    const auto lent_rounded = first_layer(model, {&block}, {200, 200, 200}, &rounded);
+    CHECK(relative_l2(lent_rounded, lent) < 1e-2);
+    CHECK_FALSE(identical(lent_rounded, lent));
 }
 
 TEST_CASE("a feature cache keeps the guidance branches apart") {
@@ -372,7 +391,8 @@ TEST_CASE("a feature cache keeps the guidance branches apart") {
         const auto rows = hidden.elements<float>();
         return std::vector<float>(rows.begin(), rows.end());
     };
-    wan::feature_cache cache;
+    const std::vector branches{guidance_branch::conditional, guidance_branch::unconditional};
+    wan::feature_cache cache(model.plan_cache(0, 3, branches, 1, {2, 6, 6}));
     cache.keep(0, 1);
     const latent two = filled_latent({2, 4, 2, 6, 6}, 1);
     const call twice(two, 100);

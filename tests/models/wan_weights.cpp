@@ -254,8 +254,24 @@ TEST_CASE("a pipeline stage loads its own layers only") {
     const auto all = load({0, 3}, all_bytes);
     const auto none = load({1, 1}, none_bytes);
     const auto one = load({1, 2}, one_bytes);
-    CHECK(all_bytes.bytes_in_use() - none_bytes.bytes_in_use() ==
-          3 * (one_bytes.bytes_in_use() - none_bytes.bytes_in_use()));
+    // What embeds patches comes with the first layer, the head with the last.
+    counting_resource patch_bytes;
+    counting_resource head_bytes;
+    static_cast<void>(load({0, 0}, patch_bytes));
+    static_cast<void>(load({3, 3}, head_bytes));
+    const index_t base = none_bytes.bytes_in_use();
+    const index_t ends = patch_bytes.peak_bytes() + head_bytes.peak_bytes() - 2 * base;
+    const auto rounded = [](index_t floats) { return (floats + 15) / 16 * 64; };
+    CHECK(patch_bytes.peak_bytes() - base == rounded(16 * 28) + rounded(28));
+    CHECK(head_bytes.peak_bytes() - base == rounded(12 * 28) + rounded(12) + rounded(2 * 28));
+    CHECK(all_bytes.bytes_in_use() - base == 3 * (one_bytes.bytes_in_use() - base) + ends);
+    for (const wan::layer_range layers :
+         {wan::layer_range{0, 3}, wan::layer_range{0, -1}, wan::layer_range{1, 3}}) {
+        counting_resource bytes;
+        static_cast<void>(load(layers, bytes));
+        CHECK(bytes.peak_bytes() == wan::weight_bytes(all->config, layers));
+    }
+    CHECK_THROWS_WITH(wan::weight_bytes(all->config, {2, 4}), ContainsSubstring("[2, 4)"));
 
     const latent z = filled_latent({1, 4, 2, 6, 6}, 1);
     const call at(z, 400);
@@ -268,11 +284,16 @@ TEST_CASE("a pipeline stage loads its own layers only") {
         auto context = model->prepare(at.info, {});
         auto& rows = hidden.emplace_back(model->signature(1, at.info.window.extent)[0].extents);
         const std::array views{rows.view()};
-        model->embed(z.view(), context, views, {});
+        whole.embed(z.view(), context, views, {});
         model->layers(1, 2, context, views, nullptr, {});
         if (model == &stage) {
             CHECK_THROWS_WITH(model->layers(2, 3, context, views, nullptr, {}),
                               ContainsSubstring("layer 2 was not loaded"));
+            CHECK_THROWS_WITH(model->embed(z.view(), context, views, {}),
+                              ContainsSubstring("comes with layer 0, [1, 2) were"));
+            latent prediction({1, 3, 2, 6, 6});
+            CHECK_THROWS_WITH(model->head(context, views, prediction.view(), {}),
+                              ContainsSubstring("comes with the last layer, [1, 2) were"));
         }
     }
     CHECK(identical(hidden[0].elements<float>(), hidden[1].elements<float>()));

@@ -17,7 +17,8 @@ using latpar::layer::lse_view;
 
 /// What the transformer asks of its self-attention: a latpar::layer::attention, which it does not
 /// ask for the lse. One over tokens that several ranks share has further members:
-/// - `begin(tokens)`: the calls that follow are for windows of so many tokens in all.
+/// - `begin(tokens, lent)`: the calls that follow are for windows of so many tokens in all; behind
+///   its own rows of k and v each rank passes those that it has of `lent`.
 /// - `token_range(tokens) -> pair(begin, end)`: the part of a window's tokens that this rank
 ///   computes; without it all. The transformer hands over q, k and v of that part.
 /// - `gather(rows, stream)`: rows [tokens, columns] float32 of the whole window, of which this rank

@@ -13,6 +13,11 @@ int thread_count(int wanted) {
     return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+// A multiple of 64 floats, so that no two threads share a cache line.
+constexpr index_t rounded(index_t floats) noexcept {
+    return (floats + 63) / 64 * 64;
+}
+
 }  // namespace
 
 executor::executor(const executor_options& options)
@@ -24,13 +29,15 @@ executor::executor(const executor_options& options)
                             name_of(memory_.space));
 }
 
+index_t executor::scratch_bytes(index_t floats, int threads) noexcept {
+    return rounded(floats) * threads * static_cast<index_t>(sizeof(float));
+}
+
 void executor::reserve(index_t floats) {
-    // A multiple of 64 floats, so that no two threads share a cache line.
-    const index_t rounded = (floats + 63) / 64 * 64;
-    if (rounded <= floats_per_thread_) return;
+    if (rounded(floats) <= floats_per_thread_) return;
     scratch_ = latpar::buffer();
-    scratch_ = latpar::buffer(rounded * threads() * static_cast<index_t>(sizeof(float)), memory_);
-    floats_per_thread_ = rounded;
+    scratch_ = latpar::buffer(scratch_bytes(floats, threads()), memory_);
+    floats_per_thread_ = rounded(floats);
 }
 
 }  // namespace wan

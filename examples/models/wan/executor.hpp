@@ -32,6 +32,9 @@ public:
     [[nodiscard]] int threads() const noexcept { return pool_.threads(); }
     [[nodiscard]] latpar::memory_source memory() const noexcept { return memory_; }
 
+    /// What the threads' scratch memory takes in all if a task needs `floats` floats.
+    [[nodiscard]] static index_t scratch_bytes(index_t floats, int threads) noexcept;
+
     /// Calls `task(index, scratch)` for every index in [0, count); scratch has `floats` floats.
     template <class Task>
     void run(index_t count, index_t floats, const Task& task) {

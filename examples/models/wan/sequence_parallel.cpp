@@ -14,4 +14,9 @@ latpar::layer::transformer_shape transformer_shape_of(const config& shape) {
     return out;
 }
 
+std::vector<index_t> lent_rows(const latpar::feature_rows& lent, int ranks) {
+    return latpar::layer::tokens_within(latpar::layer::even_tokens(lent.window_tokens, ranks),
+                                        {lent.origin, lent.origin + latpar::volume_of(lent.grid)});
+}
+
 }  // namespace wan

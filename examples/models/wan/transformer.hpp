@@ -99,6 +99,20 @@ public:
         return {{{batch, tokens, shape().width()}, latpar::dtype::f32}};
     }
 
+    /// Errors: usage_error unless the latents that are kept are whole patches.
+    [[nodiscard]] latpar::feature_cache_plan plan_cache(
+        index_t first, index_t last, std::span<const latpar::guidance_branch> branches,
+        index_t latents, const latpar::extents3& window) const {
+        latpar::feature_cache_plan out = trunk_.plan_cache(first, last, branches, latents, window);
+        if constexpr (requires { attend_.token_range(index_t{}); }) {
+            // Wherever in the window they are, a rank has no more of them than tokens.
+            const auto [begin, end] =
+                attend_.token_range(latpar::volume_of(shape().token_grid(window)));
+            out.tokens = std::min(out.tokens, end - begin);
+        }
+        return out;
+    }
+
     void embed(latpar::const_latent_view z, context& ctx,
                std::span<const latpar::hidden_view> hidden, latpar::stream_ref) {
         together([&] {
@@ -108,7 +122,8 @@ public:
         });
     }
 
-    /// Errors: usage_error if a cache is to serve two samples of one branch.
+    /// Errors: usage_error if a cache is to serve two samples of one branch, or was not planned for
+    /// these layers, branches and latents.
     void layers(index_t first, index_t last, context& ctx,
                 std::span<const latpar::hidden_view> hidden, feature_cache* cache,
                 latpar::stream_ref stream) {
@@ -154,7 +169,8 @@ private:
 
     void run_layer(index_t layer, context& ctx, index_t sample, float* hidden, feature_cache* cache,
                    latpar::stream_ref stream) {
-        begin_attention(ctx);
+        const auto branch = ctx.samples[static_cast<std::size_t>(sample)].branch;
+        begin_attention(ctx, cache ? cache->rows({layer, branch}) : latpar::feature_rows{});
         const auto views = trunk_.before_attention(layer, ctx, sample, hidden, cache);
         attend_(views.q, views.k, views.v, views.out, lse_view{}, stream);
         trunk_.after_attention(layer, ctx, sample, hidden);
@@ -164,15 +180,15 @@ private:
                   latpar::latent_view prediction, latpar::stream_ref stream) {
         const auto patches = trunk_.head(ctx, sample, hidden);
         if constexpr (requires { attend_.gather(patches, stream); }) {
-            begin_attention(ctx);
+            begin_attention(ctx, {});
             attend_.gather(patches, stream);
         }
         trunk_.unpatchify(ctx, sample, prediction);
     }
 
-    void begin_attention(const context& ctx) {
+    void begin_attention(const context& ctx, const latpar::feature_rows& lent) {
         const index_t tokens = latpar::volume_of(ctx.grid);
-        if constexpr (requires { attend_.begin(tokens); }) attend_.begin(tokens);
+        if constexpr (requires { attend_.begin(tokens, lent); }) attend_.begin(tokens, lent);
     }
 
     [[nodiscard]] float* rows_of(const context& ctx, std::span<const latpar::hidden_view> hidden,

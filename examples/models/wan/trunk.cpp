@@ -139,6 +139,19 @@ std::span<const float> trunk::embedded_text(guidance_branch branch) const {
     return {floats_in(out.embedded), static_cast<std::size_t>(out.tokens * shape().width())};
 }
 
+latpar::feature_cache_plan trunk::plan_cache(index_t first, index_t last,
+                                             std::span<const guidance_branch> branches,
+                                             index_t latents,
+                                             const latpar::extents3& window) const {
+    const latpar::extents3 grid = shape().token_grid({latents, window[1], window[2]});
+    return {first,
+            last,
+            {branches.begin(), branches.end()},
+            latpar::volume_of(grid),
+            shape().width(),
+            latpar::dtype::f32};
+}
+
 context trunk::prepare(const latpar::step_info& info) const {
     context out;
     out.window = info.window.extent;
@@ -219,6 +232,8 @@ void trunk::embed(const_latent_view z, const context& ctx, index_t sample, float
     require(channels == shape().in_channels, "the model takes ", shape().in_channels,
             " channels, latent and conditions together; got ", channels);
 
+    require(weights_->patch.weight, "what embeds patches was not loaded; it comes with layer 0, [",
+            weights_->layers.first, ", ", weights_->layers.last, ") were");
     const index_t columns = weights_->patch.in;
     for_row_blocks(
         ctx.tokens(), row_block * columns, [&](index_t first, index_t rows, float* scratch) {
@@ -319,23 +334,48 @@ void trunk::rotate(const context& ctx, float* rows, index_t first_token, index_t
 }
 
 // Keys and values of another window go behind those of this one, at the next frames' positions.
-void trunk::append_cached(context& ctx, const feature_cache::entry& stored,
-                          const block_weights& weights, float* keys, float* values) {
+void trunk::lend(context& ctx, const feature_cache& cache, const latpar::feature_key& key,
+                 const block_weights& weights, float* keys, float* values) {
     const index_t w = shape().width();
+    const latpar::feature_rows stored = cache.rows(key);
     require(stored.grid[1] == ctx.grid[1] && stored.grid[2] == ctx.grid[2],
             "the feature cache holds frames of ", stored.grid[1], 'x', stored.grid[2],
             " tokens, this window has ", ctx.grid[1], 'x', ctx.grid[2]);
     check_positions(ctx.origin[0] + ctx.grid[0] + stored.grid[0], shape(), latpar::axis::t);
     extend_rotary(ctx.cosine[0], ctx.sine[0], shape().rotary_pairs()[0], ctx.origin[0],
                   ctx.grid[0] + stored.grid[0]);
-    for_row_blocks(latpar::volume_of(stored.grid), shape().attention_head_dim,
-                   [&](index_t row, index_t rows, float* scratch) {
-                       executor_->kernels().rms_norm(floats_in(stored.keys) + row * w, rows, w,
-                                                     shape().eps, weights.self.norm_k,
-                                                     keys + row * w);
-                       rotate(ctx, keys + row * w, ctx.end + row, rows, scratch);
-                       std::copy_n(floats_in(stored.values) + row * w, rows * w, values + row * w);
-                   });
+    const index_t behind = latpar::volume_of(ctx.grid) + stored.first;
+    for_row_blocks(
+        stored.count(), shape().attention_head_dim, [&](index_t row, index_t rows, float* scratch) {
+            float* const k = keys + row * w;
+            const std::array<index_t, 2> part{rows, w};
+            cache.gather(key, stored.first + row, latpar::make_view(k, part),
+                         latpar::make_view(values + row * w, part));
+            executor_->kernels().rms_norm(k, rows, w, shape().eps, weights.self.norm_k, k);
+            rotate(ctx, k, behind + row, rows, scratch);
+        });
+}
+
+// Empties an entry for the latents that the cache is to keep of this window. Returns which of their
+// tokens are computed here.
+latpar::feature_rows trunk::begin_entry(const context& ctx, feature_cache& cache,
+                                        const latpar::feature_key& key) const {
+    cache.begin(key, {});
+    if (cache.latents() == 0) return {};
+    const index_t patch = shape().patch_size[0];
+    const index_t first = cache.first_latent();
+    const index_t last = first + cache.latents();
+    require(first % patch == 0 && last % patch == 0 && last <= ctx.window[0],
+            "the feature cache is to keep latents [", first, ", ", last,
+            "), no whole patches within a window of ", ctx.window[0]);
+    const latpar::extents3 grid{cache.latents() / patch, ctx.grid[1], ctx.grid[2]};
+    const index_t all = latpar::volume_of(grid);
+    const index_t origin = first / patch * ctx.grid[1] * ctx.grid[2];
+    const latpar::feature_rows rows{grid, std::clamp<index_t>(ctx.begin - origin, 0, all),
+                                    std::clamp<index_t>(ctx.end - origin, 0, all), origin,
+                                    latpar::volume_of(ctx.grid)};
+    cache.begin(key, rows);
+    return rows;
 }
 
 trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sample,
@@ -349,50 +389,24 @@ trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sa
     modulate({weights.modulation, static_cast<std::size_t>(6 * w)}, at.time_projection, 6,
              {attention_scale, ffn_scale});
 
-    feature_cache::entry* stored = nullptr;
-    index_t lent = 0;
-    if (cache) {
-        require(tokens == latpar::volume_of(ctx.grid),
-                "a feature cache needs all tokens of the window on one rank; this one has ", tokens,
-                " of ", latpar::volume_of(ctx.grid));
-        stored = &cache->at(layer, at.branch);
-        lent = latpar::volume_of(stored->grid);
-    }
+    const latpar::feature_key key{layer, at.branch};
+    const index_t lent = cache ? cache->rows(key).count() : 0;
     float* const q = room(q_, tokens * w, memory);
     float* const k = room(k_, (tokens + lent) * w, memory);
     float* const v = room(v_, (tokens + lent) * w, memory);
     float* const out = room(out_, tokens * w, memory);
-    if (lent > 0) append_cached(ctx, *stored, weights, k + tokens * w, v + tokens * w);
+    if (lent > 0) lend(ctx, *cache, key, weights, k + tokens * w, v + tokens * w);
 
-    // Rows [keep_begin, keep_end) go to the cache before the keys' norm.
-    index_t keep_begin = 0;
-    index_t keep_end = 0;
-    float* kept_keys = nullptr;
-    float* kept_values = nullptr;
-    if (cache) {
-        stored->grid = {};
-        if (cache->latents() > 0) {
-            const index_t patch = shape().patch_size[0];
-            const index_t first = cache->first_latent();
-            const index_t last = first + cache->latents();
-            require(first % patch == 0 && last % patch == 0 && last <= ctx.window[0],
-                    "the feature cache is to keep latents [", first, ", ", last,
-                    "), no whole patches within a window of ", ctx.window[0]);
-            const index_t area = ctx.grid[1] * ctx.grid[2];
-            keep_begin = first / patch * area;
-            keep_end = last / patch * area;
-            cache->reserve(*stored,
-                           (keep_end - keep_begin) * w * static_cast<index_t>(sizeof(float)));
-            kept_keys = reinterpret_cast<float*>(stored->keys.data());
-            kept_values = reinterpret_cast<float*>(stored->values.data());
-            stored->grid = {cache->latents() / patch, ctx.grid[1], ctx.grid[2]};
-        }
-    }
-    const auto keep = [&](const float* rows, index_t first, index_t count, float* to) {
-        const index_t begin = std::max(first, keep_begin);
-        const index_t end = std::min(first + count, keep_end);
+    const latpar::feature_rows kept =
+        cache ? begin_entry(ctx, *cache, key) : latpar::feature_rows{};
+    const index_t kept_from = kept.origin - ctx.begin;
+    const auto keep = [&](index_t first, index_t count) {
+        const index_t begin = std::max(first, kept_from + kept.first);
+        const index_t end = std::min(first + count, kept_from + kept.last);
         if (begin >= end) return;
-        std::copy_n(rows + begin * w, (end - begin) * w, to + (begin - keep_begin) * w);
+        const std::array<index_t, 2> part{end - begin, w};
+        cache->append(key, begin - kept_from, latpar::make_view(k + begin * w, part),
+                      latpar::make_view(v + begin * w, part));
     };
 
     for_row_blocks(
@@ -404,11 +418,10 @@ trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sa
             kernels.rms_norm(q + row * w, rows, w, shape().eps, weights.self.norm_q, q + row * w);
             rotate(ctx, q + row * w, ctx.begin + row, rows, table);
             apply(weights.self.k, scratch, rows, k + row * w);
-            keep(k, row, rows, kept_keys);
+            apply(weights.self.v, scratch, rows, v + row * w);
+            keep(row, rows);  // before the keys' norm
             kernels.rms_norm(k + row * w, rows, w, shape().eps, weights.self.norm_k, k + row * w);
             rotate(ctx, k + row * w, ctx.begin + row, rows, table);
-            apply(weights.self.v, scratch, rows, v + row * w);
-            keep(v, row, rows, kept_values);
         });
 
     const index_t heads = shape().num_attention_heads;
@@ -473,6 +486,8 @@ void trunk::after_attention(index_t layer, const context& ctx, index_t sample, f
 latpar::basic_view<std::byte, 2> trunk::head(const context& ctx, index_t sample,
                                              const float* hidden) {
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
+    require(weights_->head.weight, "the head was not loaded; it comes with the last layer, [",
+            weights_->layers.first, ", ", weights_->layers.last, ") were");
     const index_t w = shape().width();
     const index_t columns = weights_->head.out;
     const index_t all = latpar::volume_of(ctx.grid);

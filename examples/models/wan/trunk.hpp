@@ -6,7 +6,6 @@
 
 #include <wan/attention.hpp>
 #include <wan/executor.hpp>
-#include <wan/feature_cache.hpp>
 #include <wan/weights.hpp>
 
 #include <array>
@@ -17,6 +16,10 @@
 #include <vector>
 
 namespace wan {
+
+/// Keys before their norm and rotation, and values; layers() puts those of another window behind
+/// those of its own, at the frame positions after the window's last.
+using feature_cache = latpar::feature_cache<>;
 
 /// Where the first token of a window stands.
 enum class positions : std::uint8_t {
@@ -57,6 +60,13 @@ public:
 
     void set_text(latpar::guidance_branch branch, std::span<const float> embeddings);
     [[nodiscard]] std::span<const float> embedded_text(latpar::guidance_branch branch) const;
+
+    /// The cache for layers [first, last) that keeps `latents` latent frames of a window.
+    ///
+    /// Errors: usage_error unless those are whole patches.
+    [[nodiscard]] latpar::feature_cache_plan plan_cache(
+        index_t first, index_t last, std::span<const latpar::guidance_branch> branches,
+        index_t latents, const latpar::extents3& window) const;
 
     /// The context of all tokens of the window.
     [[nodiscard]] context prepare(const latpar::step_info& info) const;
@@ -102,8 +112,10 @@ private:
              index_t rows, int gate) const;
     void rotate(const context& ctx, float* rows, index_t first_token, index_t count,
                 float* scratch) const;
-    void append_cached(context& ctx, const feature_cache::entry& stored,
-                       const block_weights& weights, float* keys, float* values);
+    void lend(context& ctx, const feature_cache& cache, const latpar::feature_key& key,
+              const block_weights& weights, float* keys, float* values);
+    [[nodiscard]] latpar::feature_rows begin_entry(const context& ctx, feature_cache& cache,
+                                                   const latpar::feature_key& key) const;
     void apply(const linear_weights& layer, const float* x, index_t rows, float* y) const;
     [[nodiscard]] const block_weights& block(index_t layer) const;
     [[nodiscard]] const text_state& text(latpar::guidance_branch branch) const;

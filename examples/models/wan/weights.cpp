@@ -33,6 +33,24 @@ struct target {
     bool transposed;
 };
 
+index_t elements_of(const std::vector<index_t>& shape) {
+    index_t out = 1;
+    for (const index_t extent : shape) out *= extent;
+    return out;
+}
+
+// Layers of a configuration, the default resolved, and room for their pointers.
+void choose_layers(weights& into, layer_range wanted) {
+    const index_t layers = into.config.num_layers;
+    into.layers = wanted;
+    if (into.layers.last < 0) into.layers.last = layers;
+    require(0 <= into.layers.first && into.layers.first <= into.layers.last &&
+                into.layers.last <= layers,
+            "layers [", wanted.first, ", ", wanted.last, ") were asked for of a model that has ",
+            layers);
+    into.blocks.resize(static_cast<std::size_t>(layers));
+}
+
 // Everything that a file must have, in the order of the file's names.
 class target_list {
 public:
@@ -40,7 +58,9 @@ public:
         const config& c = into.config;
         const index_t w = c.width();
         const index_t patch = c.patch_volume();
-        linear("patch_embedding", &into.patch, c.in_channels * patch, w,
+        const bool has_head = into.layers.last == c.num_layers;
+        linear("patch_embedding", into.layers.first == 0 ? &into.patch : nullptr,
+               c.in_channels * patch, w,
                {w, c.in_channels, c.patch_size[0], c.patch_size[1], c.patch_size[2]});
         const std::string embedder = "condition_embedder.";
         linear(embedder + "time_embedder.linear_1", &into.time_1, c.freq_dim, w);
@@ -48,12 +68,24 @@ public:
         linear(embedder + "time_proj", &into.time_projection, w, 6 * w);
         linear(embedder + "text_embedder.linear_1", &into.text_1, c.text_dim, w);
         linear(embedder + "text_embedder.linear_2", &into.text_2, w, w);
-        vector("scale_shift_table", &into.head_modulation, {1, 2, w});
-        linear("proj_out", &into.head, w, c.out_channels * patch);
+        vector("scale_shift_table", has_head ? &into.head_modulation : nullptr, {1, 2, w});
+        linear("proj_out", has_head ? &into.head : nullptr, w, c.out_channels * patch);
         for (index_t i = 0; i < c.num_layers; ++i) block(i);
     }
 
     [[nodiscard]] const std::vector<target>& all() const noexcept { return all_; }
+
+    /// Floats that a tensor takes, so that the next begins on a cache line.
+    [[nodiscard]] static index_t room_of(const target& one) {
+        constexpr index_t alignment = 16;
+        return (elements_of(one.shape) + alignment - 1) / alignment * alignment;
+    }
+    /// What all that are loaded take.
+    [[nodiscard]] index_t bytes() const {
+        index_t floats = 0;
+        for (const target& one : all_) floats += one.destination ? room_of(one) : 0;
+        return floats * static_cast<index_t>(sizeof(float));
+    }
 
 private:
     void vector(std::string name, const float** destination, std::vector<index_t> shape) {
@@ -240,30 +272,15 @@ std::shared_ptr<const weights> load_weights(const path& where, const load_option
     const checkpoint from = open_checkpoint(where);
     auto out = std::make_shared<weights>();
     out->config = parse_config(from.config_text, from.config_from.string());
-    const index_t layers = out->config.num_layers;
-    out->layers = options.layers;
-    if (out->layers.last < 0) out->layers.last = layers;
-    require(0 <= out->layers.first && out->layers.first <= out->layers.last &&
-                out->layers.last <= layers,
-            "layers [", options.layers.first, ", ", options.layers.last,
-            ") were asked for of a model that has ", layers);
+    choose_layers(*out, options.layers);
     require(options.memory.space == latpar::memory_space::host,
             "the weights are loaded to host memory, not ", name_of(options.memory.space));
-    out->blocks.resize(static_cast<std::size_t>(layers));
 
     const target_list targets(*out);
-    constexpr index_t alignment = 16;  // floats
-    const auto padded = [](index_t floats) {
-        return (floats + alignment - 1) / alignment * alignment;
-    };
-    index_t total = 0;
-    for (const target& one : targets.all()) {
-        const index_t elements = checked(from, one).elements();
-        if (one.destination) total += padded(elements);
-    }
+    for (const target& one : targets.all()) static_cast<void>(checked(from, one));
     refuse_unknown(from, targets.all());
 
-    out->storage = latpar::buffer(total * static_cast<index_t>(sizeof(float)), options.memory);
+    out->storage = latpar::buffer(targets.bytes(), options.memory);
     auto* next = reinterpret_cast<float*>(out->storage.data());
     for (const target& one : targets.all()) {
         if (!one.destination) continue;
@@ -275,9 +292,16 @@ std::shared_ptr<const weights> load_weights(const path& where, const load_option
             to_float32(entry, {next, static_cast<std::size_t>(elements)});
         }
         *one.destination = next;
-        next += padded(elements);
+        next += target_list::room_of(one);
     }
     return out;
+}
+
+index_t weight_bytes(const config& shape, layer_range layers) {
+    weights nothing;
+    nothing.config = shape;
+    choose_layers(nothing, layers);
+    return target_list(nothing).bytes();
 }
 
 std::vector<tensor_shape> tensor_shapes(const config& shape) {
@@ -302,8 +326,7 @@ void write_random_model(const path& where, std::string_view config_json, std::ui
         return static_cast<float>((bits ^ (bits >> 31)) >> 40) * 0x1p-23f - 1.0f;
     };
     for (const tensor_shape& tensor : tensors) {
-        index_t elements = 1;
-        for (const index_t extent : tensor.shape) elements *= extent;
+        const index_t elements = elements_of(tensor.shape);
         const bool is_norm = tensor.name.find("norm") != std::string::npos;
         const bool is_scale = is_norm && tensor.name.ends_with("weight");
         const bool is_matrix = !is_norm && tensor.name.ends_with("weight");

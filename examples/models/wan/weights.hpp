@@ -46,14 +46,17 @@ struct layer_range {
 struct weights {
     wan::config config;
     layer_range layers;  ///< those that were loaded
-    linear_weights patch, time_1, time_2, time_projection, text_1, text_2, head;
-    const float* head_modulation = nullptr;  ///< [2, width]
+    linear_weights time_1, time_2, time_projection, text_1, text_2;
+    linear_weights patch;                    ///< loaded with the first layer only
+    linear_weights head;                     ///< loaded with the last layer only
+    const float* head_modulation = nullptr;  ///< [2, width], with the head
     std::vector<block_weights> blocks;       ///< one for each layer; empty where not loaded
     latpar::buffer storage;
 };
 
 struct load_options {
-    /// A pipeline stage loads its own layers only; by default all.
+    /// A pipeline stage loads its own layers only; by default all. What embeds patches comes with
+    /// the first layer, the head with the last.
     layer_range layers{0, -1};
     latpar::memory_source memory{};
 };
@@ -66,6 +69,11 @@ struct load_options {
 /// Errors: io_error naming the tensor that is missing, unknown or of a wrong shape.
 [[nodiscard]] std::shared_ptr<const weights> load_weights(const std::filesystem::path& path,
                                                           const load_options& options = {});
+
+/// What load_weights takes from its memory source for a model of a configuration.
+///
+/// Errors: usage_error for layers that the model does not have.
+[[nodiscard]] index_t weight_bytes(const config& shape, layer_range layers);
 
 /// A tensor that a checkpoint of a configuration has.
 struct tensor_shape {

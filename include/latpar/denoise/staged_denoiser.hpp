@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/denoise/denoiser.hpp>
+#include <latpar/denoise/feature_cache.hpp>
 
 #include <concepts>
 #include <vector>
@@ -27,13 +28,18 @@ struct hidden_signature {
 ///   with two streams of tokens declare two.
 /// - `embed(z, context, hidden, stream)`, `layers(first, last, context, hidden, cache, stream)` for
 ///   layers [first, last) in place, `head(context, hidden, prediction, stream)`.
-/// - `cache`: null, or a `feature_cache` of the model that lends further keys and values to
-///   self-attention and takes those of this window.
+/// - `cache`: null, or a `feature_cache` of the model (latpar's, or one of its own with the same
+///   `keep` and `clear`) that lends further keys and values to self-attention and takes those of
+///   this window.
+/// - `plan_cache(first, last, branches, latents, window)`: the cache for layers [first, last) that
+///   keeps `latents` latent frames of windows of that (T, H, W); its bytes are proportional to the
+///   layers.
 template <class M>
 concept staged_denoiser = requires(M& model, const M& fixed, const_latent_view z,
                                    const step_info& info, latent_view prediction, stream_ref stream,
                                    index_t layer, const extents3& window,
                                    std::span<const hidden_view> hidden,
+                                   std::span<const guidance_branch> branches,
                                    typename M::context& context, typename M::feature_cache* cache) {
     { fixed.layer_count() } -> std::convertible_to<index_t>;
     { fixed.signature(layer, window) } -> std::same_as<std::vector<hidden_signature>>;
@@ -41,6 +47,9 @@ concept staged_denoiser = requires(M& model, const M& fixed, const_latent_view z
     model.embed(z, context, hidden, stream);
     model.layers(layer, layer, context, hidden, cache, stream);
     model.head(context, hidden, prediction, stream);
+    { fixed.plan_cache(layer, layer, branches, layer, window) } -> std::same_as<feature_cache_plan>;
+    cache->keep(layer, layer);
+    cache->clear();
 };
 
 }  // namespace latpar::inline v0

@@ -52,6 +52,10 @@ struct attention_shape {
 /// A rank passes q, k and v with a row for each joint token in front, each token of its own, and
 /// each joint token behind. Joint tokens (the text of MM-DiT models) are the same on every rank and
 /// count once; every rank gets their output. Ranks follow each other in the sequence.
+///
+/// Keys and values that no query goes with (features kept from another window, say) may follow a
+/// rank's own tokens: its k and v are [joint in front, own, key-only, joint behind]. On one rank
+/// that is the order of all keys: the key-only rows of rank 0, of rank 1, ... behind all tokens.
 struct token_sequence {
     std::vector<index_t> tokens;  ///< own tokens of each rank, none included
     index_t joint_front = 0;
@@ -59,7 +63,12 @@ struct token_sequence {
     /// Whether a token is a key, for padding that is none: one entry for each token, in the order
     /// joint in front, those of rank 0, of rank 1, ..., joint behind. Empty: all are.
     std::vector<bool> is_key{};
+    /// Rows of each rank that are in k and v alone, always keys. Empty: none.
+    std::vector<index_t> key_only{};
 
+    [[nodiscard]] index_t key_only_of(int rank) const {
+        return key_only.empty() ? 0 : key_only[static_cast<std::size_t>(rank)];
+    }
     friend bool operator==(const token_sequence&, const token_sequence&) = default;
 };
 
@@ -74,5 +83,9 @@ struct row_range {
 
 /// `total` tokens on `ranks` ranks, in order and as evenly as can be.
 [[nodiscard]] std::vector<index_t> even_tokens(index_t total, int ranks);
+
+/// How many of the rows `part` each rank has, if the ranks have `tokens` rows one behind the other.
+[[nodiscard]] std::vector<index_t> tokens_within(const std::vector<index_t>& tokens,
+                                                 const row_range& part);
 
 }  // namespace latpar::inline v0::layer

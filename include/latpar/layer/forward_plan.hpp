@@ -6,6 +6,7 @@
 #include <latpar/layer/usp_plan.hpp>
 
 #include <string_view>
+#include <vector>
 
 namespace latpar::inline v0::layer {
 
@@ -38,10 +39,12 @@ struct forward_plan {
     }
 };
 
-/// Plans a call on a latent of `window` extents, its tokens spread evenly.
+/// Plans a call on a latent of `window` extents, its tokens spread evenly, with the key-only rows
+/// of each rank in every layer's k and v.
 ///
 /// Errors: usage_error if the patch does not divide the window, and as plan_usp.
 [[nodiscard]] forward_plan plan_forward(const transformer_shape& shape, const extents3& window,
-                                        int ulysses_ranks, int ring_ranks);
+                                        int ulysses_ranks, int ring_ranks,
+                                        std::vector<index_t> key_only = {});
 
 }  // namespace latpar::inline v0::layer

@@ -17,8 +17,9 @@ namespace latpar::inline v0::layer {
 ///
 /// The exchange of the next block is started before `attend` works on the present one and waited
 /// for after it; what of it is hidden depends on the communicator (thread ranks move messages when
-/// they wait). Any number of ranks goes with any number of heads. `attend` must write its lse: the
-/// output is NaN where it did not. Equal to attention on one rank to rounding.
+/// they wait). Any number of ranks goes with any number of heads; key-only rows travel with the
+/// rank's own keys. `attend` must write its lse: the output is NaN where it did not. Equal to
+/// attention on one rank to rounding.
 ///
 /// Ranks: all ranks of the communicator construct it and make every call but `use`.
 /// Stream: ordered on it; the host waits for messages.

@@ -17,9 +17,10 @@ struct ring_plan {
     attention_shape shape;
     token_sequence sequence;
     int ranks = 1;
-    std::vector<index_t> keys;                     ///< own keys of each rank
-    std::vector<std::vector<row_range>> own_keys;  ///< of each rank: its tokens that are keys
-    std::vector<row_range> front_keys;             ///< joint tokens that are keys
+    std::vector<index_t> keys;  ///< own keys of each rank, key-only rows included
+    /// Of each rank: its tokens that are keys and its key-only rows, counted from its first token.
+    std::vector<std::vector<row_range>> own_keys;
+    std::vector<row_range> front_keys;  ///< joint tokens that are keys
     std::vector<row_range> back_keys;
     /// Whether keys and values arrive without the tokens that are none, as `usp` passes them on.
     bool is_packed = false;
@@ -30,7 +31,9 @@ struct ring_plan {
     [[nodiscard]] index_t tokens_of(int rank) const {
         return sequence.tokens[static_cast<std::size_t>(rank)];
     }
+    /// Rows of q on a rank, and of k and v.
     [[nodiscard]] index_t rows_of(int rank) const { return tokens_of(rank) + joint(); }
+    [[nodiscard]] index_t key_rows_of(int rank) const;
     [[nodiscard]] index_t keys_of(int rank) const { return keys[static_cast<std::size_t>(rank)]; }
     [[nodiscard]] index_t joint_front_keys() const;
     [[nodiscard]] index_t joint_back_keys() const;
@@ -67,7 +70,7 @@ struct ring_plan {
 /// Plans ring attention for `ranks` ranks.
 ///
 /// Errors: usage_error, naming value and remedy, for key heads that do not divide the heads, tokens
-/// of another number of ranks, or a key mask of another length.
+/// or key-only rows of another number of ranks, or a key mask of another length.
 /// Source: Ring Attention (arXiv 2310.01889).
 [[nodiscard]] ring_plan plan_ring(const attention_shape& shape, token_sequence sequence, int ranks);
 

@@ -20,7 +20,7 @@ namespace latpar::inline v0::layer {
 /// together, after it another takes the output back. Equal to attention on one rank, to the bit if
 /// `attend` gives a head the same bits whatever other heads it is called with. Tokens may be
 /// uneven, heads need not divide by the ranks, groups of query heads may be cut, joint tokens count
-/// once, tokens that are no keys do not travel as such.
+/// once, tokens that are no keys do not travel as such, key-only rows as nothing else.
 ///
 /// Ranks: all ranks of the communicator construct it and make every call but `use`.
 /// Stream: ordered on it; the host waits for messages.

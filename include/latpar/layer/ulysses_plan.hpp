@@ -29,9 +29,10 @@ struct ulysses_plan {
     std::vector<row_range> front_keys;             ///< joint tokens that are keys
     std::vector<row_range> back_keys;
 
-    /// Rows of q on a rank: its own tokens and the joint ones.
+    /// Rows of q on a rank, its own tokens and the joint ones, and of k and v.
     [[nodiscard]] index_t rows_of(int rank) const;
-    /// Own tokens of a rank, and those among them that are keys.
+    [[nodiscard]] index_t key_rows_of(int rank) const;
+    /// Own tokens of a rank; its own keys, those among them that are keys and its key-only rows.
     [[nodiscard]] index_t tokens_of(int rank) const;
     [[nodiscard]] index_t keys_of(int rank) const;
     /// Tokens and keys of all ranks, joint ones counted once.
@@ -60,8 +61,8 @@ struct ulysses_plan {
 /// can be even.
 ///
 /// Errors: usage_error, naming value and remedy, for more ranks than heads (it names a mesh with a
-/// ring that serves), key heads that do not divide the heads, tokens of another number of ranks, or
-/// a key mask of another length.
+/// ring that serves), key heads that do not divide the heads, tokens or key-only rows of another
+/// number of ranks, or a key mask of another length.
 /// Source: DeepSpeed-Ulysses (arXiv 2309.14509); uneven heads and tokens, joint tokens and masks
 /// are latpar's.
 [[nodiscard]] ulysses_plan plan_ulysses(const attention_shape& shape, token_sequence sequence,

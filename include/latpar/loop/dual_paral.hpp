@@ -22,20 +22,27 @@
 
 namespace latpar::inline v0::loop {
 
-/// What DualParal asks of a staged model: its layers, and the hidden tensors of a window for the
-/// branches of guidance that one of `guidance_ranks` pipelines has.
+/// What DualParal asks of a staged model: its layers, and for the branches of guidance that one of
+/// `guidance_ranks` pipelines has, the hidden tensors of a window of B + C frames and a layer's
+/// feature cache of C = `cat_latents`.
 ///
 /// Errors: usage_error unless every pipeline has as many branches.
 template <staged_denoiser Model>
 [[nodiscard]] dual_paral_model describe_stages(const Model& model, const guidance_rule& rule,
-                                               const extents3& window, int guidance_ranks = 1) {
+                                               const extents3& window, index_t cat_latents,
+                                               int guidance_ranks = 1) {
     const auto all = static_cast<index_t>(rule.branches().size());
     latpar::detail::require(guidance_ranks >= 1 && all % guidance_ranks == 0, all,
                             " branches of guidance cannot be shared evenly by ", guidance_ranks,
                             " pipelines; use a divisor of ", all);
     const index_t branches = all / guidance_ranks;
-    return {static_cast<index_t>(model.layer_count()), branches, guidance_ranks,
-            model.signature(branches, window)};
+    dual_paral_model out{static_cast<index_t>(model.layer_count()), branches, guidance_ranks,
+                         model.signature(branches, window), 0};
+    if (cat_latents > 0) {
+        const auto one = std::span(rule.branches()).first(static_cast<std::size_t>(branches));
+        out.cache_bytes_per_layer = model.plan_cache(0, 1, one, cat_latents, window).bytes();
+    }
+    return out;
 }
 
 /// Seconds of a rank in `dual_paral::run`, on the host's clock.
@@ -70,6 +77,8 @@ struct stage_times {
 /// Source: DualParal (arXiv 2505.21070).
 template <staged_denoiser Model, communicator Comm, scheduler Schedule,
           kernel_set Kernels = kernel::host>
+requires std::constructible_from<typename Model::feature_cache, feature_cache_plan, Kernels,
+                                 memory_source>
 class dual_paral {
 public:
     /// The model stays the caller's. A rank needs the weights of its own layers only,
@@ -213,9 +222,14 @@ private:
                     plan_.problem.extents[2]},
                    std::move(kernels), plan_.problem.type, source) {
         guarded(*this, [&] {
+            // Pipelines that share the tokens may have uneven parts of them.
+            dual_paral_plan common = plan_;
+            common.model.hidden.clear();
+            common.model.cache_bytes_per_layer = 0;
             ranks_.agree_on(
                 "the DualParal plan, schedule and guidance",
-                plan_.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
+                common.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
+            agree_on(forward(), "the hidden tensors of DualParal", plan_.fingerprint());
             ranks_.agree_no_error(complaint(source));
             take_memory(source);
         });
@@ -256,12 +270,12 @@ private:
                           stepper_.schedule().name(), " with ", stepper_.schedule().steps(),
                           " steps; plan with latent_problem::of the window's extents and schedule");
         }
-        if (describe_stages(*model_, rule_, plan_.problem.extents, plan_.model.guidance_ranks) !=
-            plan_.model) {
+        if (describe_stages(*model_, rule_, plan_.problem.extents, plan_.options.cat_latents,
+                            plan_.model.guidance_ranks) != plan_.model) {
             return concat("DualParal was planned for a model of ", plan_.model.layers,
                           " layers and ", plan_.model.branches,
-                          " branches, or for other hidden tensors, than this one has; plan with "
-                          "describe_stages");
+                          " branches, or for other hidden tensors or another feature cache, than "
+                          "this one has; plan with describe_stages of its window and context");
         }
         if (const auto text = rule_.complaint_about(plan_.problem.steps)) return text;
         if (!Schedule::elementwise) {
@@ -284,6 +298,12 @@ private:
                 next += view.bytes();
                 s.hidden.push_back(view);
             }
+        }
+        if (plan_.options.cat_latents > 0) {
+            const layer_range& own = plan_.stages[static_cast<std::size_t>(rank())];
+            cache_.emplace(model_->plan_cache(own.first, own.last, own_branches(),
+                                              plan_.options.cat_latents, plan_.problem.extents),
+                           stepper_.kernels(), source);
         }
         if (is_first()) {
             for (index_t k = 0; k < plan_.blocks_held(); ++k) {
@@ -345,12 +365,12 @@ private:
     void run_layers(const dual_paral_task& task, typename Model::context& context, slot& at,
                     stream_ref stream) {
         const layer_range& own = plan_.stages[static_cast<std::size_t>(rank())];
-        const bool caches = plan_.options.cat_latents > 0;
-        if (caches) {
-            if (task.is_tail) cache_.clear();
-            cache_.keep(front_of(task), plan_.options.cat_latents);
+        if (cache_) {
+            if (task.is_tail) cache_->clear();
+            cache_->keep(front_of(task), plan_.options.cat_latents);
         }
-        model_->layers(own.first, own.last, context, at.hidden, caches ? &cache_ : nullptr, stream);
+        model_->layers(own.first, own.last, context, at.hidden, cache_ ? &*cache_ : nullptr,
+                       stream);
     }
 
     /// The guided prediction of a block's own frames, in `to`.
@@ -615,7 +635,7 @@ private:
     dual_paral_plan plan_;
     guidance_rule rule_;
     latpar::detail::latent_stepper<Schedule, Kernels> stepper_;
-    typename Model::feature_cache cache_{};
+    std::optional<typename Model::feature_cache> cache_;
     index_t iteration_ = 0;
     stage_times times_;
     std::vector<latent_state> queue_;  ///< rank 0: block b in place b mod size

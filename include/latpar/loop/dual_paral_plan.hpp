@@ -31,6 +31,8 @@ struct dual_paral_model {
     int guidance_ranks = 1;  ///< pipelines side by side that have such branches, each its own
     /// The hidden tensors between layers, for `branches` samples of a window of B + C frames.
     std::vector<hidden_signature> hidden{};
+    /// What the feature cache takes for one layer of `branches` branches, with C frames kept.
+    index_t cache_bytes_per_layer = 0;
 
     friend bool operator==(const dual_paral_model&, const dual_paral_model&) = default;
 };
@@ -108,8 +110,11 @@ struct dual_paral_plan {
     [[nodiscard]] index_t bytes(index_t iterations_done) const;
 
     /// What the loop takes on a rank: on rank 0 the queue with its histories and the predictions
-    /// that are under way, on others the hidden tensors that come and go. Without the model.
+    /// that are under way, on all the hidden tensors that come and go and the feature cache of the
+    /// rank's layers. Without the model.
     [[nodiscard]] index_t workspace_bytes(int rank) const;
+    /// Of that the feature cache.
+    [[nodiscard]] index_t cache_bytes(int rank) const;
 
     /// Bytes of one latent frame as it is computed with.
     [[nodiscard]] index_t frame_bytes() const;

@@ -131,7 +131,8 @@ private:
             } else {
                 add(plan_->front_keys, 0);
                 add(plan_->own_keys[static_cast<std::size_t>(self)], front);
-                add(plan_->back_keys, front + plan_->tokens_of(self));
+                add(plan_->back_keys,
+                    front + plan_->tokens_of(self) + plan_->sequence.key_only_of(self));
             }
             *view = to;
         }
@@ -260,12 +261,8 @@ private:
     void check(const const_heads_view& q, const const_heads_view& k, const const_heads_view& v,
                const heads_view& out) const {
         const int self = comm_->rank();
-        const index_t key_rows =
-            plan_->is_packed
-                ? plan_->joint_front_keys() + plan_->keys_of(self) + plan_->joint_back_keys()
-                : plan_->rows_of(self);
-        check_views(plan_->shape, self, plan_->rows_of(self), key_rows, source_.space, q, k, v,
-                    out);
+        check_views(plan_->shape, self, plan_->rows_of(self), plan_->key_rows_of(self),
+                    source_.space, q, k, v, out);
     }
 
     Inner inner_;

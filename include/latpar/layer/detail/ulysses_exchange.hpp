@@ -16,7 +16,8 @@ namespace latpar::inline v0::layer::detail {
 /// The two exchanges of Ulysses around an attention over all tokens.
 ///
 /// `Inner` is called with [tokens of all ranks, own heads, head_dim], joint tokens in front and
-/// behind as ever, keys and values without the tokens that are no keys.
+/// behind as ever, keys and values without the tokens that are no keys, with key-only rows of all
+/// ranks behind all tokens.
 template <attention Inner, communicator Comm, kernel_set Kernels>
 class ulysses_exchange {
 public:
@@ -108,10 +109,24 @@ private:
         for (int r = 0; r < rank; ++r) begin += plan_->tokens_of(r);
         return {begin, begin + plan_->tokens_of(rank)};
     }
+    /// Its tokens that are keys, and its key-only rows, among the keys of all ranks.
     [[nodiscard]] row_range gathered_keys(int rank) const {
         index_t begin = count(plan_->front_keys);
-        for (int r = 0; r < rank; ++r) begin += plan_->keys_of(r);
-        return {begin, begin + plan_->keys_of(rank)};
+        for (int r = 0; r < rank; ++r) begin += count(own_keys(r));
+        return {begin, begin + count(own_keys(rank))};
+    }
+    [[nodiscard]] row_range gathered_key_only(int rank) const {
+        index_t begin = gathered_keys(plan_->ranks - 1).end;
+        for (int r = 0; r < rank; ++r) begin += plan_->sequence.key_only_of(r);
+        return {begin, begin + plan_->sequence.key_only_of(rank)};
+    }
+    /// Where key-only rows lie in what a rank passes.
+    [[nodiscard]] row_range key_only_rows() const {
+        const index_t begin = plan_->sequence.joint_front + plan_->tokens_of(comm_->rank());
+        return {begin, begin + plan_->sequence.key_only_of(comm_->rank())};
+    }
+    [[nodiscard]] const std::vector<row_range>& own_keys(int rank) const {
+        return plan_->own_keys[static_cast<std::size_t>(rank)];
     }
     [[nodiscard]] static index_t count(const std::vector<row_range>& runs) {
         index_t out = 0;
@@ -144,9 +159,11 @@ private:
         };
         add(plan_->front_keys, 0);
         next = gathered_keys(self).begin;
-        add(plan_->own_keys[static_cast<std::size_t>(self)], own);
+        add(own_keys(self), own);
+        add_copy(key_heads_of(from, key_only_rows(), share(self)),
+                 whole(to, gathered_key_only(self)));
         next = plan_->all_keys() - count(plan_->back_keys);
-        add(plan_->back_keys, own + plan_->tokens_of(self));
+        add(plan_->back_keys, key_only_rows().end);
     }
 
     /// The next rows of heads in the message buffer.
@@ -186,18 +203,23 @@ private:
             add_copy(heads_of(q, {front, front + plan_->tokens_of(self)}, theirs), packed_q);
             send(packed_q, peer);
             for (const const_heads_view* from : {&k, &v}) {
-                const heads_view packed = message(used, plan_->keys_of(self), theirs.key_count);
+                const heads_view packed = message(used, count(own_keys(self)), theirs.key_count);
                 index_t next = 0;
-                for (const row_range& run : plan_->own_keys[static_cast<std::size_t>(self)]) {
+                for (const row_range& run : own_keys(self)) {
                     add_copy(key_heads_of(*from, {front + run.begin, front + run.end}, theirs),
                              whole(packed, {next, next + run.size()}));
                     next += run.size();
                 }
                 send(packed, peer);
+                const heads_view behind = message(used, key_only_rows().size(), theirs.key_count);
+                add_copy(key_heads_of(*from, key_only_rows(), theirs), behind);
+                send(behind, peer);
             }
             receive(whole(all_q, gathered_rows(peer)), peer);
-            receive(whole(all_k, gathered_keys(peer)), peer);
-            receive(whole(all_v, gathered_keys(peer)), peer);
+            for (const heads_view* to : {&all_k, &all_v}) {
+                receive(whole(*to, gathered_keys(peer)), peer);
+                receive(whole(*to, gathered_key_only(peer)), peer);
+            }
         }
         kernels_.copy_all(copies_, stream);
         exchange_all(stream);
@@ -230,8 +252,9 @@ private:
 
     void check(const const_heads_view& q, const const_heads_view& k, const const_heads_view& v,
                const heads_view& out) const {
-        const index_t rows = plan_->rows_of(comm_->rank());
-        check_views(plan_->shape, comm_->rank(), rows, rows, source_.space, q, k, v, out);
+        const int self = comm_->rank();
+        check_views(plan_->shape, self, plan_->rows_of(self), plan_->key_rows_of(self),
+                    source_.space, q, k, v, out);
     }
 
     Inner inner_;

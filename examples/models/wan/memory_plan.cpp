@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an instance of the transformer takes, before there is one.
+#include <wan/executor.hpp>
+#include <wan/memory_plan.hpp>
+
+#include <algorithm>
+
+namespace wan {
+
+memory_plan plan_memory(const config& shape, const memory_request& wanted) {
+    constexpr auto size = static_cast<index_t>(sizeof(float));
+    const index_t last = wanted.layers.last < 0 ? shape.num_layers : wanted.layers.last;
+    const index_t w = shape.width();
+    const index_t tokens = latpar::volume_of(shape.token_grid(wanted.window));
+    index_t lent = 0;
+    if (wanted.lent_latents > 0) {
+        lent = latpar::volume_of(
+            shape.token_grid({wanted.lent_latents, wanted.window[1], wanted.window[2]}));
+    }
+
+    memory_plan out;
+    out.weights = weight_bytes(shape, wanted.layers);
+    out.text = wanted.text_tokens * w * (1 + 2 * (last - wanted.layers.first)) * size;
+    out.activations = (2 * tokens + 2 * (tokens + lent)) * w * size;
+    if (!wanted.in_stages) out.activations += tokens * w * size;
+    if (last == shape.num_layers) {
+        out.activations += tokens * shape.patch_volume() * shape.out_channels * size;
+    }
+    // What follows self-attention needs the most: two blocks of rows, and cross-attention's own.
+    index_t floats =
+        row_block * (w + std::max(w, shape.ffn_dim)) + attention_scratch(shape.attention_head_dim);
+    if (wanted.layers.first == 0) {
+        floats = std::max(floats, row_block * shape.in_channels * shape.patch_volume());
+    }
+    out.scratch = executor::scratch_bytes(floats, wanted.threads);
+    return out;
+}
+
+}  // namespace wan
