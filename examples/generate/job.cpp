@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <iterator>
 
 namespace generate {
 namespace {
@@ -26,7 +28,22 @@ std::array<index_t, 4> latent_extents(const options& wanted, index_t channels, i
                 " pixels of a latent position; use ",
                 std::max<index_t>(1, (pixels + block / 2) / block) * block);
     }
-    return {channels, wanted.frames, wanted.height / block, wanted.width / block};
+    return {channels, delivered_latents(wanted), wanted.height / block, wanted.width / block};
+}
+
+std::filesystem::path weights_of(const options& wanted) {
+    return wanted.weights.empty() ? bundled_weights() : wanted.weights;
+}
+
+/// No layers: what the configuration and the checks of a file take.
+const wan::load_options no_layers{.layers = {0, 0}};
+
+wan::config config_of(const std::filesystem::path& path) {
+    if (path.extension() != ".json") return wan::load_weights(path, no_layers)->config;
+    std::ifstream file(path);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    require<latpar::io_error>(file.good() || file.eof(), path.string(), " cannot be read");
+    return wan::parse_config(text, path.string());
 }
 
 std::vector<float> read_text(const latpar::safetensors_file& file, std::string_view name,
@@ -59,6 +76,28 @@ run_plan job::plan() const {
                     weights->config.patch_size, wan::transformer_shape_of(weights->config));
 }
 
+video_plan job::plan_of_video() const {
+    return plan_video(options, extents, schedule, weights->config);
+}
+
+std::shared_ptr<const wan::weights> job::all_weights() const {
+    const wan::layer_range& here = weights->layers;
+    const bool all = here.first == 0 && here.last == weights->config.num_layers;
+    return all ? weights : wan::load_weights(weights_of(options));
+}
+
+video_plan plan_video_only(const options& wanted) {
+    static_cast<void>(mesh_of(wanted));
+    require(!wanted.patch, "--patch is not enough for --plan of the mesh ", wanted.mesh,
+            ", which needs the model's layers and width; leave it out, and give --weights, which "
+            "may be a config.json");
+    if (!wanted.latent) return prepare(wanted).plan_of_video();
+    const auto [c, t, h, w] = *wanted.latent;
+    return plan_video(wanted, {1, c, t, h, w},
+                      latpar::schedule::by_name(wanted.scheduler, wanted.steps),
+                      config_of(weights_of(wanted)));
+}
+
 run_plan plan_only(const options& wanted) {
     static_cast<void>(mesh_of(wanted));
     if (!wanted.latent || !wanted.patch) return prepare(wanted).plan();
@@ -72,14 +111,16 @@ run_plan plan_only(const options& wanted) {
                     *wanted.patch, {});
 }
 
-job prepare(const options& wanted) {
+job prepare(const options& wanted, std::optional<int> rank) {
     static_cast<void>(mesh_of(wanted));
-    const auto path = wanted.weights.empty() ? bundled_weights() : wanted.weights;
+    const auto path = weights_of(wanted);
+    // Which layers are whose is known when the plan is.
+    const bool in_stages = is_long_video(wanted) && rank;
     job out{wanted,
             {},
             latpar::schedule::by_name(wanted.scheduler, wanted.steps),
             path.stem().string(),
-            wan::load_weights(path),
+            wan::load_weights(path, in_stages ? no_layers : wan::load_options{}),
             {},
             {},
             {}};
@@ -112,7 +153,16 @@ job prepare(const options& wanted) {
     require(c == config.in_channels && c == config.out_channels, "--latent has ", c,
             " channels, the model ", config.in_channels, "; use that many");
     out.extents = {1, c, t, h, w};
-    static_cast<void>(out.plan());
+    if (!is_long_video(wanted)) {
+        static_cast<void>(out.plan());
+        return out;
+    }
+    const video_plan plan = out.plan_of_video();
+    if (in_stages) {
+        const auto stage = static_cast<std::size_t>(plan.stage_of(*rank));
+        const latpar::loop::layer_range own = plan.of(*rank).stages[stage];
+        out.weights = wan::load_weights(path, {.layers = {own.first, own.last}});
+    }
     return out;
 }
 

@@ -7,6 +7,7 @@
 #include <generate/media.hpp>
 #include <generate/options.hpp>
 #include <generate/plan.hpp>
+#include <generate/video_plan.hpp>
 #include <moving_shapes/decoder.hpp>
 #include <wan/transformer.hpp>
 
@@ -20,7 +21,7 @@ namespace generate {
 /// Everything that does not depend on the rank. Immutable while ranks run.
 struct job {
     generate::options options;
-    std::array<latpar::index_t, 5> extents{};  ///< [1, C, T, H, W]
+    std::array<latpar::index_t, 5> extents{};  ///< [1, C, T, H, W]; T 0: a video without an end
     latpar::linear_scheduler schedule;
     std::string model_name;
     std::shared_ptr<const wan::weights> weights;
@@ -29,15 +30,25 @@ struct job {
     std::optional<moving_shapes::decoder> decoder;  ///< if the weights bring one
 
     [[nodiscard]] run_plan plan() const;
+    /// Of a long video.
+    [[nodiscard]] video_plan plan_of_video() const;
+    /// All layers: the job's own weights if they are that, else read anew.
+    [[nodiscard]] std::shared_ptr<const wan::weights> all_weights() const;
 };
 
 /// Loads weights and text, and checks that what was asked for can be done.
 ///
+/// A process with a copy of its own passes its `rank`: of a long video's model it then loads the
+/// layers of its stage alone.
 /// Errors: usage_error or io_error, before anything runs.
-[[nodiscard]] job prepare(const options& wanted);
+[[nodiscard]] job prepare(const options& wanted, std::optional<int> rank = {});
 
 /// The plan for `--plan`: needs no weights if the latent and the patch are given.
 [[nodiscard]] run_plan plan_only(const options& wanted);
+
+/// The same for a long video: needs no text, and of the weights the configuration alone, be it a
+/// .json, if the latent is given.
+[[nodiscard]] video_plan plan_video_only(const options& wanted);
 
 /// Where the bundled weights are: beside an installed program, or in the source tree.
 [[nodiscard]] std::filesystem::path bundled_weights();

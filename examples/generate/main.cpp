@@ -47,31 +47,41 @@ void tell(const generate::options& options, const generate::report& figures) {
     }
     if (options.quiet) return;
     std::cout << to_summary(figures);
-    for (const auto& path : options.outputs) std::cout << "  wrote " << path.string() << '\n';
+    for (const auto& path : figures.written) std::cout << "  wrote " << path << '\n';
     if (!options.report.empty()) std::cout << "  wrote " << options.report.string() << '\n';
 }
 
-int ended(bool finished, bool tells) {
-    if (!finished && tells) std::cerr << "\nlatpar-generate: stopped; nothing was written\n";
-    return finished ? EXIT_SUCCESS : exit_stopped;
+int ended(generate::ending how, const generate::report& figures, bool tells) {
+    if (how == generate::ending::complete) return EXIT_SUCCESS;
+    if (tells) {
+        std::cerr << "\nlatpar-generate: stopped; "
+                  << (figures.written.empty() ? "nothing was written\n"
+                                              : "what was done by then is written\n");
+    }
+    return exit_stopped;
+}
+
+/// Whether there are figures to tell of.
+bool has_figures(generate::ending how, const generate::report& figures) {
+    return how == generate::ending::complete || figures.video;
 }
 
 int run_on_threads(const generate::options& options, int ranks) {
     const generate::job job = generate::prepare(options);
     const auto stopping = [] { return stop_requested.load(); };
     generate::report figures;
-    bool finished = false;
+    auto how = generate::ending::stopped;
     latpar::thread_team(ranks).run([&](latpar::thread_communicator& comm) {
         latpar::any_communicator world(comm.duplicate());
         generate::report mine;
-        const bool done = run_rank(world, job, {"threads", ranks, stopping}, mine);
+        const generate::ending here = run_rank(world, job, {"threads", ranks, stopping}, mine);
         if (comm.rank() == 0) {
-            finished = done;
+            how = here;
             figures = std::move(mine);
         }
     });
-    if (finished) tell(options, figures);
-    return ended(finished, true);
+    if (has_figures(how, figures)) tell(options, figures);
+    return ended(how, figures, true);
 }
 
 #if defined(LATPAR_GENERATE_MPI)
@@ -95,22 +105,30 @@ int run_on_processes(const generate::options& options) {
     std::optional<generate::job> job;
     std::optional<std::string> complaint;
     try {
-        job.emplace(generate::prepare(options));
+        generate::mesh_of(options).require_size(world.size());
+        job.emplace(generate::prepare(options, world.rank()));
     } catch (const std::exception& error) {
         complaint = error.what();
     }
     latpar::agree_no_error(world, complaint);
     generate::report figures;
-    const bool finished = run_rank(world, *job, around, figures);
-    if (finished && world.rank() == 0) tell(options, figures);
-    return ended(finished, world.rank() == 0);
+    const generate::ending how = run_rank(world, *job, around, figures);
+    if (has_figures(how, figures) && world.rank() == 0) tell(options, figures);
+    return ended(how, figures, world.rank() == 0);
 }
 #endif
 
 int run(const generate::options& options) {
     if (options.plan != generate::plan_format::none) {
-        const auto plan = generate::plan_only(options);
-        std::cout << (options.plan == generate::plan_format::json ? to_json(plan) : to_table(plan));
+        const auto tell_plan = [&](const auto& plan) {
+            const bool as_json = options.plan == generate::plan_format::json;
+            std::cout << (as_json ? to_json(plan) : to_table(plan));
+        };
+        if (generate::is_long_video(options)) {
+            tell_plan(generate::plan_video_only(options));
+        } else {
+            tell_plan(generate::plan_only(options));
+        }
         return EXIT_SUCCESS;
     }
     std::signal(SIGINT, request_stop);

@@ -1,27 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// GIF through giflib, PNG through libpng.
+// Clips, and PNG through libpng.
+#include <generate/gif.hpp>
 #include <generate/media.hpp>
-#include <generate/palette.hpp>
-#include <gif_lib.h>
 #include <png.h>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstring>
 #include <fstream>
-#include <memory>
-#include <utility>
 
 namespace media {
 
 using namespace latpar;
-
-namespace {
-
-// The last entry of a GIF's palette says "as in the frame before".
-constexpr std::size_t colors_at_most = 255;
-constexpr std::uint8_t unchanged = 255;
 
 void check_video(const rgb_video& video) {
     const auto& [frames, height, width, data] = video;
@@ -32,30 +21,7 @@ void check_video(const rgb_video& video) {
                     frames * height * width * 3, " bytes, not ", data.size());
 }
 
-/// Thresholds of an 8x8 ordered dither, centred on zero, within half a unit.
-float threshold(index_t y, index_t x) {
-    index_t order = 0;
-    for (int bit = 0; bit < 3; ++bit) {
-        order = order * 4 + (((x ^ y) >> bit) & 1) * 2 + ((y >> bit) & 1);
-    }
-    return (static_cast<float>(order) + 0.5f) / 64.0f - 0.5f;
-}
-
-/// Palette indices of one frame.
-void quantize(const rgb_video& video, index_t frame, palette& colors, std::span<GifPixelType> out) {
-    // Twice the error on average reaches the neighbouring colours, and no further; where the
-    // palette holds every colour nothing is dithered.
-    const float reach = std::min(2.0f * colors.error(), 24.0f);
-    const auto pixels = video.frame(frame);
-    std::size_t i = 0;
-    for (index_t y = 0; y < video.height; ++y) {
-        for (index_t x = 0; x < video.width; ++x, ++i) {
-            const float shift = reach * threshold(y, x);
-            out[i] = colors.nearest({float(pixels[3 * i]) + shift, float(pixels[3 * i + 1]) + shift,
-                                     float(pixels[3 * i + 2]) + shift});
-        }
-    }
-}
+namespace {
 
 /// Writes a whole file. The libraries could, too, but libpng removes what it cannot write, be it a
 /// device.
@@ -68,104 +34,34 @@ void write_file(const std::filesystem::path& path, std::span<const std::uint8_t>
                               " cannot be written; is the disk full, or the path wrong?");
 }
 
-/// A GIF in the making, in memory until it is whole.
-class gif_file {
-public:
-    explicit gif_file(const std::filesystem::path& path) : path_(path) {
-        int code = 0;
-        file_ = EGifOpen(this, &append, &code);
-        if (!file_) fail(GifErrorString(code));
-    }
-    gif_file(const gif_file&) = delete;
-    gif_file& operator=(const gif_file&) = delete;
-    ~gif_file() {
-        if (file_) EGifCloseFile(file_, nullptr);
-    }
-
-    [[nodiscard]] GifFileType* get() const { return file_; }
-    void check(int status) const {
-        if (status != GIF_OK) fail(GifErrorString(file_->Error));
-    }
-    void close() {
-        int code = 0;
-        if (EGifCloseFile(std::exchange(file_, nullptr), &code) != GIF_OK)
-            fail(GifErrorString(code));
-        write_file(path_, bytes_);
-    }
-
-private:
-    static int append(GifFileType* file, const GifByteType* data, int count) {
-        std::vector<std::uint8_t>& bytes = static_cast<gif_file*>(file->UserData)->bytes_;
-        bytes.insert(bytes.end(), data, data + count);
-        return count;
-    }
-    [[noreturn]] void fail(const char* reason) const {
-        throw io_error(detail::concat("GIF ", path_,
-                                      " cannot be written: ", reason ? reason : "unknown error"));
-    }
-
-    std::filesystem::path path_;
-    std::vector<std::uint8_t> bytes_;
-    GifFileType* file_ = nullptr;
-};
-
 }  // namespace
 
 void write_gif(const std::filesystem::path& path, const rgb_video& video, double fps) {
-    check_video(video);
-    detail::require(std::max(video.height, video.width) <= 65535, "a GIF has at most 65535x65535 ",
-                    "pixels, not ", video.height, "x", video.width);
-    detail::require(fps > 0 && fps <= 50, "a GIF plays at more than 0 and at most 50 frames a ",
-                    "second, not at ", fps);
-
-    palette colors(video.data, colors_at_most);
-    std::array<GifColorType, 256> entries{};
-    for (std::size_t i = 0; i < colors.colors().size(); ++i) {
-        const rgb& color = colors.colors()[i];
-        entries[i] = {static_cast<GifByteType>(color[0]), static_cast<GifByteType>(color[1]),
-                      static_cast<GifByteType>(color[2])};
-    }
-    const std::unique_ptr<ColorMapObject, decltype(&GifFreeMapObject)> map(
-        GifMakeMapObject(static_cast<int>(entries.size()), entries.data()), &GifFreeMapObject);
-    detail::require<io_error>(map != nullptr, "no memory for the palette of ", path);
-
-    const auto width = static_cast<int>(video.width);
-    const auto height = static_cast<int>(video.height);
-    gif_file file(path);
-    EGifSetGifVersion(file.get(), true);
-    file.check(EGifPutScreenDesc(file.get(), width, height, 8, 0, map.get()));
-    file.check(EGifPutExtensionLeader(file.get(), APPLICATION_EXT_FUNC_CODE));
-    file.check(EGifPutExtensionBlock(file.get(), 11, "NETSCAPE2.0"));
-    constexpr std::array<GifByteType, 3> forever{1, 0, 0};
-    file.check(EGifPutExtensionBlock(file.get(), forever.size(), forever.data()));
-    file.check(EGifPutExtensionTrailer(file.get()));
-
-    std::vector<GifPixelType> shown;
-    std::vector<GifPixelType> next(static_cast<std::size_t>(width) *
-                                   static_cast<std::size_t>(height));
-    std::vector<GifPixelType> line(static_cast<std::size_t>(width));
-    const auto time = [&](index_t frame) { return std::lround(double(frame) * 100.0 / fps); };
-    for (index_t frame = 0; frame < video.frames; ++frame) {
-        quantize(video, frame, colors, next);
-        GraphicsControlBlock control{};
-        control.DisposalMode = DISPOSE_DO_NOT;
-        control.DelayTime = static_cast<int>(time(frame + 1) - time(frame));
-        control.TransparentColor = frame == 0 ? NO_TRANSPARENT_COLOR : int{unchanged};
-        std::array<GifByteType, 4> bytes{};
-        EGifGCBToExtension(&control, bytes.data());
-        file.check(
-            EGifPutExtension(file.get(), GRAPHICS_EXT_FUNC_CODE, bytes.size(), bytes.data()));
-        file.check(EGifPutImageDesc(file.get(), 0, 0, width, height, false, nullptr));
-        for (std::size_t begin = 0; begin < next.size(); begin += line.size()) {
-            for (std::size_t x = 0; x < line.size(); ++x) {
-                const bool same = frame > 0 && next[begin + x] == shown[begin + x];
-                line[x] = same ? unchanged : next[begin + x];
-            }
-            file.check(EGifPutLine(file.get(), line.data(), width));
-        }
-        shown = next;
-    }
+    gif_writer file(path, fps);
+    file.add(video);
     file.close();
+}
+
+frame_picker::frame_picker(index_t frames, index_t picks) {
+    detail::require(frames > 0 && picks > 0, picks, " of ", frames,
+                    " frames were to be picked; use 1 or more of each");
+    const index_t shown = std::min(frames, picks);
+    for (index_t k = 0; k < shown; ++k) {
+        wanted_.push_back(shown == 1 ? 0 : k * (frames - 1) / (shown - 1));
+    }
+}
+
+void frame_picker::add(const rgb_video& clip) {
+    check_video(clip);
+    if (picked_.frames == 0) picked_ = {0, clip.height, clip.width, {}};
+    while (picked_.frames < std::ssize(wanted_)) {
+        const index_t index = wanted_[static_cast<std::size_t>(picked_.frames)] - seen_;
+        if (index >= clip.frames) break;
+        const auto pixels = clip.frame(index);
+        picked_.data.insert(picked_.data.end(), pixels.begin(), pixels.end());
+        ++picked_.frames;
+    }
+    seen_ += clip.frames;
 }
 
 void write_contact_sheet(const std::filesystem::path& path, std::span<const rgb_video> rows,

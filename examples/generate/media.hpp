@@ -24,12 +24,10 @@ struct rgb_video {
     }
 };
 
-/// Writes an endlessly looping GIF.
-///
-/// One palette serves the whole clip, so that nothing flickers; where 255 colours do not do,
-/// the rest is hidden by ordered dithering. Pixels that stay as they are cost nothing.
-/// Errors: usage_error for an empty clip, a side over 65535 or fps outside (0, 50]; io_error if
-/// the file cannot be written.
+/// Errors: usage_error for a clip that is empty, or whose data are not as many as its frames take.
+void check_video(const rgb_video& video);
+
+/// Writes a whole clip as an endlessly looping GIF with one palette; see gif_writer.
 void write_gif(const std::filesystem::path& path, const rgb_video& video, double fps);
 
 /// Writes a PNG with one row for each clip, of `frames_per_row` frames evenly spaced from the first
@@ -39,5 +37,22 @@ void write_gif(const std::filesystem::path& path, const rgb_video& video, double
 /// frames in a row; io_error if the file cannot be written.
 void write_contact_sheet(const std::filesystem::path& path, std::span<const rgb_video> rows,
                          latpar::index_t frames_per_row);
+
+/// Frames evenly spaced from the first to the last of a clip that comes in parts.
+class frame_picker {
+public:
+    /// Errors: usage_error unless both are positive.
+    frame_picker(latpar::index_t frames, latpar::index_t picks);
+
+    /// The next part.
+    void add(const rgb_video& clip);
+    /// What was picked so far.
+    [[nodiscard]] const rgb_video& picked() const noexcept { return picked_; }
+
+private:
+    std::vector<latpar::index_t> wanted_;  // numbers of the frames to pick
+    latpar::index_t seen_ = 0;
+    rgb_video picked_;
+};
 
 }  // namespace media

@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 #include <generate/options.hpp>
+#include <generate/video_plan.hpp>
 #include <unistd.h>
 
 #include <charconv>
@@ -76,6 +77,46 @@ void check_files(const options& o) {
         require_writable("--output", path);
     }
     if (!o.report.empty()) require_writable("--report", o.report);
+    if (!o.video.save_state.empty()) require_writable("--save-state", o.video.save_state);
+}
+
+/// What goes with the axis stage alone.
+constexpr std::array<const char*, 7> video_option_names{
+    "--block-latents", "--cat-latents", "--total-latents", "--noise",
+    "--save-state",    "--resume",      "--stop-after"};
+
+/// Refuses what has no meaning with the axis stage, or without it.
+void check_video(const CLI::App& app, const options& o) {
+    using latpar::detail::require;
+    if (!is_long_video(o)) {
+        for (const char* name : video_option_names) {
+            require(app.count(name) == 0, name, ' ', app[name]->as<std::string>(),
+                    " belongs to long videos, which the axis stage makes; add stage to --mesh, "
+                    "such as stage=4, or leave ",
+                    name, " out");
+        }
+        return;
+    }
+    require(o.batch_step == 0, "--batch-step ", o.batch_step,
+            " batches the steps of one latent, and the blocks of --mesh ", o.mesh,
+            " have a step each; leave one of them out");
+    const index_t total = delivered_latents(o);
+    require(app.count("--frames") == 0 || app.count("--total-latents") == 0 || o.frames == total,
+            "--frames ", o.frames, " and --total-latents ", total,
+            " both say how long the video is; leave one of them out");
+    require(!o.latent || (*o.latent)[1] == total,
+            "--latent with T = ", o.latent ? (*o.latent)[1] : 0, " and --total-latents ", total,
+            " both say how long the video is; leave --total-latents out, or write T = ", total,
+            " (a window has the ", o.video.block_latents + o.video.cat_latents,
+            " latents of --block-latents and --cat-latents)");
+    if (total > 0) return;
+    for (const auto& path : o.outputs) {
+        require(path.extension() == ".gif", "--output ", path.string(),
+                " needs to know where the video ends, and --total-latents 0 has no end; use .gif");
+    }
+    require(!o.compare_serial,
+            "--compare-serial keeps the video in memory, and --total-latents 0 has no end; give "
+            "--total-latents a number");
 }
 
 std::uint64_t parse_seed(const std::string& text) {
@@ -125,6 +166,8 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     std::string layout = "automatic";
     std::string reuse(name_of(out.para_step.reuse));
     std::string history(name_of(out.para_step.history));
+    std::string noise = "coordinated";
+    index_t total_latents = 0;
     std::string wire_prediction = "f32";
     std::string wire_state = "f32";
     CLI::App app(
@@ -170,8 +213,9 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
 
     const std::string parallel = "Parallelism";
     app.add_option("--mesh", out.mesh,
-                   "Axes and degrees, of step, guidance and latent, e.g. guidance=2,latent=4; "
-                   "none: one rank")
+                   "Axes and degrees, of step, guidance, latent, ring and ulysses, e.g. "
+                   "guidance=2,latent=4; for long videos of stage, alone or with guidance, ring "
+                   "and ulysses; none: one rank")
         ->group(parallel);
     app.add_option("--ranks", out.ranks,
                    "Ranks as threads of this process; default: the mesh's size")
@@ -193,7 +237,9 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         ->check(CLI::IsMember(names_of(wires)))
         ->capture_default_str()
         ->group(parallel);
-    app.add_flag("--compare-serial", out.compare_serial, "Also run one rank alone and compare")
+    app.add_flag(
+           "--compare-serial", out.compare_serial,
+           "Also run one rank alone and compare; a long video, on one stage, is kept in memory")
         ->group(parallel);
 
     const std::string ps = "ParaStep (axis step) and BatchStep";
@@ -230,6 +276,38 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     app.add_option("--patch", patch, "The model's patch, for plans without weights, e.g. 1,2,2")
         ->group(lp);
 
+    const std::string dp = "DualParal (axis stage): long videos";
+    app.add_option("--block-latents", out.video.block_latents, "B: latents of a block")
+        ->check(CLI::Range(1, 1000000))
+        ->capture_default_str()
+        ->group(dp);
+    app.add_option("--cat-latents", out.video.cat_latents,
+                   "C: latents that a block sees of each neighbour, 0 to B")
+        ->check(CLI::Range(0, 1000000))
+        ->capture_default_str()
+        ->group(dp);
+    app.add_option("--total-latents", total_latents,
+                   "Latents of the video; 0: no end, Ctrl-C stops; default: those of --frames or "
+                   "--latent")
+        ->check(CLI::Range(index_t{0}, index_t{1000000000}))
+        ->group(dp);
+    app.add_option("--noise", noise,
+                   "Of blocks: from one pool, so that neighbours go together, or independent")
+        ->check(CLI::IsMember({"coordinated", "independent"}))
+        ->capture_default_str()
+        ->group(dp);
+    app.add_option("--save-state", out.video.save_state,
+                   "Where to write what it takes to go on, if the video is stopped: .safetensors")
+        ->group(dp);
+    app.add_option("--resume", out.video.resume,
+                   "Go on from such a file, on any mesh; outputs get the latents from there on")
+        ->check(CLI::ExistingFile)
+        ->group(dp);
+    app.add_option("--stop-after", out.video.stop_after,
+                   "Stop after so many iterations, as Ctrl-C would: the next one is still done")
+        ->check(CLI::Range(1, 1000000000))
+        ->group(dp);
+
     const std::string results = "Results";
     app.add_option("--output", out.outputs,
                    "Where to write: .gif, .png (contact sheet) or .safetensors (latent)")
@@ -250,6 +328,8 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         return std::nullopt;
     }
     using latpar::detail::require;
+    if (app.count("--total-latents") > 0) out.video.total_latents = total_latents;
+    out.video.independent_noise = noise == "independent";
     require(device == "cpu", "--device cuda is not part of this build; use --device cpu");
     require(plan.empty() || plan == "table" || plan == "json", "--plan=", plan,
             " is no format; use table or json");
@@ -276,6 +356,7 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     require(patch.empty() || (out.plan != plan_format::none && out.latent),
             "--patch goes with --plan "
             "and --latent; otherwise the weights bring it");
+    check_video(app, out);
     check_files(out);
     return out;
 }

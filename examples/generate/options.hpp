@@ -15,6 +15,17 @@ namespace generate {
 
 enum class plan_format { none, table, json };
 
+/// A long video: DualParal, along the axis stage.
+struct video_options {
+    latpar::index_t block_latents = 8;
+    latpar::index_t cat_latents = 8;
+    std::optional<latpar::index_t> total_latents;  ///< delivered; 0: no end; absent: the clip's
+    bool independent_noise = false;                ///< of each block; else coordinated
+    std::filesystem::path save_state;
+    std::filesystem::path resume;
+    latpar::index_t stop_after = 0;  ///< iterations; 0: none
+};
+
 /// What the user asked for. Shapes count latent positions unless they say pixels.
 struct options {
     std::string prompt = "red circle, blue star, night";
@@ -35,6 +46,7 @@ struct options {
     latpar::latent_parallel_options latent_parallel{};
     latpar::loop::para_step_options para_step{};  ///< warm-up and reuse serve batches too
     int batch_step = 0;                           ///< steps in a batch; 0: one a call
+    video_options video{};
     bool compare_serial = false;
     std::vector<std::filesystem::path> outputs;
     std::filesystem::path report;

@@ -154,6 +154,15 @@ palette::palette(std::span<const std::uint8_t> pixels, std::size_t size)
     error_ = static_cast<float>(std::sqrt(squared / (3 * count)));
 }
 
+float palette::error_of(std::span<const std::uint8_t> pixels) {
+    double squared = 0;
+    for (std::size_t i = 0; i + 2 < pixels.size(); i += 3) {
+        const rgb color{float(pixels[i]), float(pixels[i + 1]), float(pixels[i + 2])};
+        squared += squared_distance(colors_[nearest(color)], color);
+    }
+    return static_cast<float>(std::sqrt(squared / static_cast<double>(pixels.size())));
+}
+
 std::uint8_t palette::nearest(const rgb& color) {
     const std::size_t bin = bin_of(color);
     if (nearest_[bin] < 0) nearest_[bin] = search(colors_, bins_[bin]);

@@ -24,6 +24,8 @@ public:
     [[nodiscard]] std::span<const rgb> colors() const noexcept { return colors_; }
     /// Root mean square distance, per channel, of the pixels from their nearest colours.
     [[nodiscard]] float error() const noexcept { return error_; }
+    /// The same of other pixels, [n, 3] with a positive n.
+    [[nodiscard]] float error_of(std::span<const std::uint8_t> pixels);
     /// Index of the nearest colour, up to the histogram's resolution.
     [[nodiscard]] std::uint8_t nearest(const rgb& color);
 

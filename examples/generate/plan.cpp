@@ -3,6 +3,7 @@
 #include <latpar/core/error.hpp>
 
 #include <generate/plan.hpp>
+#include <generate/video_plan.hpp>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -82,6 +83,8 @@ json axis_json(const run_plan& plan, std::string_view axis) {
     return out;
 }
 
+}  // namespace
+
 std::string mebibytes(index_t bytes) {
     std::ostringstream out;
     out << std::fixed << std::setprecision(2) << static_cast<double>(bytes) / (1024.0 * 1024.0)
@@ -89,21 +92,24 @@ std::string mebibytes(index_t bytes) {
     return std::move(out).str();
 }
 
-}  // namespace
-
-std::string run_plan::policy() const {
-    if (batches) return "batch_step";
+std::string nested_policies(const latpar::mesh_shape& shape) {
     std::string out;
     for (const auto& [axis, name] : policies) {
-        if (nest.shape.degree(axis) == 1) continue;
+        if (shape.degree(axis) == 1) continue;
         // Ulysses and a ring together are one policy.
-        const bool both = nest.shape.degree("ring") > 1 && nest.shape.degree("ulysses") > 1;
+        const bool both = shape.degree("ring") > 1 && shape.degree("ulysses") > 1;
         if (both && axis == "ulysses") continue;
         if (!out.empty()) out += '(';
         out += both && axis == "ring" ? "usp" : name;
     }
     out.append(static_cast<std::size_t>(std::count(out.begin(), out.end(), '(')), ')');
-    return out.empty() ? "serial" : out;
+    return out;
+}
+
+std::string run_plan::policy() const {
+    if (batches) return "batch_step";
+    const std::string nested = nested_policies(nest.shape);
+    return nested.empty() ? "serial" : nested;
 }
 
 int run_plan::steps_at_once() const {
@@ -180,11 +186,15 @@ index_t run_plan::bytes() const {
 
 latpar::mesh_shape mesh_of(const options& wanted) {
     auto shape = latpar::mesh_shape::parse(wanted.mesh);
-    for (const latpar::mesh_axis& axis : shape.axes()) {
-        const bool known = std::any_of(policies.begin(), policies.end(),
-                                       [&](const auto& p) { return p.first == axis.name; });
-        require(known || axis.degree == 1, "the mesh axis ", axis.name,
-                " has no policy in this program; use step, guidance, latent, ring and ulysses");
+    if (is_long_video(wanted)) {
+        require(shape.degree("step") == 1, "the mesh ", shape,
+                " has the axes stage and step: ParaStep guesses predictions ahead, and the blocks "
+                "of DualParal, several steps of the video at once already, wait for true ones; "
+                "leave step out");
+        require(shape.degree("latent") == 1, "the mesh ", shape,
+                " has the axes stage and latent: the layers of a stage lend whole windows' keys "
+                "and values to the next block, and parts of windows have none; cut the tokens "
+                "with ulysses or ring in place of latent");
     }
     if (wanted.batch_step > 0) {
         require(wanted.ranks <= 1, "--batch-step ", wanted.batch_step,

@@ -46,6 +46,10 @@ struct run_plan {
     [[nodiscard]] latpar::index_t bytes() const;
 };
 
+/// The policies of a mesh as they nest along its axes other than stage: "para_step(ulysses)"; empty
+/// for none.
+[[nodiscard]] std::string nested_policies(const latpar::mesh_shape& shape);
+
 /// The mesh that was asked for. Errors: usage_error for axes without a policy, another number of
 /// ranks, or a mesh that does not go with batches of steps.
 [[nodiscard]] latpar::mesh_shape mesh_of(const options& wanted);
@@ -56,6 +60,9 @@ struct run_plan {
 [[nodiscard]] run_plan plan_run(const options& wanted, const latpar::latent_problem& problem,
                                 const latpar::extents3& patch,
                                 const std::optional<latpar::layer::transformer_shape>& transformer);
+
+/// Bytes for people: "12.34 MiB".
+[[nodiscard]] std::string mebibytes(latpar::index_t bytes);
 
 [[nodiscard]] std::string to_table(const run_plan& plan);
 /// Indented JSON.

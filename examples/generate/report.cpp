@@ -42,6 +42,39 @@ json rounds_json(const report& r) {
             {"history", r.rounds->history}};
 }
 
+json calls_json(const report& r) {
+    if (!r.calls) return nullptr;
+    return {{"total", r.calls->total},
+            {"critical_path", r.calls->critical_path},
+            {"critical_fraction", r.critical_fraction}};
+}
+
+json model_calls_json(const report& r) {
+    if (!r.calls) return nullptr;
+    return {{"total", r.calls->model_total},
+            {"critical_path", r.calls->model_critical_path},
+            {"serial", r.calls->model_serial}};
+}
+
+json video_json(const report& r) {
+    if (!r.video) return nullptr;
+    const video_figures& v = *r.video;
+    const json total = v.total_latents > 0 ? json(v.total_latents) : json(nullptr);
+    return {{"block_latents", v.block_latents},
+            {"cat_latents", v.cat_latents},
+            {"total_latents", total},
+            {"first_latent", v.first_latent},
+            {"latents", v.latents},
+            {"blocks", v.blocks},
+            {"first_iteration", v.first_iteration},
+            {"iterations", v.iterations},
+            {"tasks", v.tasks},
+            {"seconds_per_latent", v.latents > 0 ? json(v.seconds_per_latent) : json(nullptr)},
+            {"idle_share",
+             {{"planned", {{"mean", v.mean_idle_planned}, {"ranks", v.idle_planned}}},
+              {"measured", {{"mean", v.mean_idle_measured}, {"ranks", v.idle_measured}}}}}};
+}
+
 index_t largest(const std::vector<index_t>& values) {
     return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
 }
@@ -65,15 +98,10 @@ std::string to_json(const report& r) {
                    {"scheduler", r.scheduler},
                    {"threads", r.threads},
                    {"rounds", rounds_json(r)},
+                   {"video", video_json(r)},
                    {"wall_seconds", r.wall_seconds},
-                   {"denoiser_calls",
-                    {{"total", r.calls_total},
-                     {"critical_path", r.calls_critical_path},
-                     {"critical_fraction", r.critical_fraction}}},
-                   {"model_calls",
-                    {{"total", r.model_calls_total},
-                     {"critical_path", r.model_calls_critical_path},
-                     {"serial", r.model_calls_serial}}},
+                   {"denoiser_calls", calls_json(r)},
+                   {"model_calls", model_calls_json(r)},
                    {"bytes",
                     {{"planned", r.bytes_planned},
                      {"total", r.bytes_total},
@@ -111,11 +139,25 @@ std::string to_summary(const report& r) {
         const std::string against = latpar::detail::concat(" (serial ", alone, ')');
         row(name, std::to_string(here) + (compared ? "" : against), std::to_string(alone));
     };
-    calls("denoiser calls, critical path", r.calls_critical_path, r.steps);
-    calls("model calls, critical path", r.model_calls_critical_path, r.model_calls_serial);
-    row("  of which each denoises", fixed(100 * r.critical_fraction, 0, "% of latent"),
-        "100% of latent");
-    calls("model calls, all ranks", r.model_calls_total, r.model_calls_serial);
+    if (r.calls) {
+        calls("denoiser calls, critical path", r.calls->critical_path, r.steps);
+        calls("model calls, critical path", r.calls->model_critical_path, r.calls->model_serial);
+        row("  of which each denoises", fixed(100 * r.critical_fraction, 0, "% of latent"),
+            "100% of latent");
+        calls("model calls, all ranks", r.calls->model_total, r.calls->model_serial);
+    }
+    if (r.video) {
+        const video_figures& v = *r.video;
+        const auto share = [](double value) { return fixed(100 * value, 1, " %"); };
+        const std::string total =
+            v.total_latents > 0 ? latpar::detail::concat(" of ", v.total_latents) : "";
+        row("latents delivered", latpar::detail::concat(v.latents, total));
+        if (v.first_latent > 0) row("  from number", std::to_string(v.first_latent));
+        row("blocks, iterations", latpar::detail::concat(v.blocks, ", ", v.iterations));
+        if (v.latents > 0) row("time for a latent", fixed(v.seconds_per_latent, 2, " s"));
+        row("stages idle, planned", share(v.mean_idle_planned), share(0));
+        row("stages idle, measured", share(v.mean_idle_measured));
+    }
     row("bytes sent, planned", mebibytes(r.bytes_planned), mebibytes(0));
     row("bytes sent, metered", mebibytes(r.bytes_total), mebibytes(0));
     for (const axis_bytes& a : r.bytes_of_axes) {

@@ -26,6 +26,33 @@ struct step_rounds {
     std::string history;
 };
 
+/// How often the denoiser and the model were called.
+struct call_counts {
+    latpar::index_t total = 0;  ///< guided predictions, each of one part
+    latpar::index_t critical_path = 0;
+    latpar::index_t model_total = 0;  ///< of one branch each
+    latpar::index_t model_critical_path = 0;
+    latpar::index_t model_serial = 0;  ///< by one rank alone
+};
+
+/// How a long video went. Lists have one entry for each rank.
+struct video_figures {
+    latpar::index_t block_latents = 0;
+    latpar::index_t cat_latents = 0;
+    latpar::index_t total_latents = 0;  ///< of the whole video; 0: no end
+    latpar::index_t first_latent = 0;   ///< the first that this run delivered
+    latpar::index_t latents = 0;        ///< delivered by this run
+    latpar::index_t blocks = 0;         ///< that they are
+    latpar::index_t first_iteration = 0;
+    latpar::index_t iterations = 0;  ///< of this run
+    latpar::index_t tasks = 0;       ///< steps of blocks, each of all layers and branches
+    double seconds_per_latent = 0;
+    std::vector<double> idle_planned;   ///< shares, if messages were free
+    std::vector<double> idle_measured;  ///< time spent waiting for messages
+    double mean_idle_planned = 0;
+    double mean_idle_measured = 0;
+};
+
 /// What a run cost and how it compares. Lists have one entry for each rank.
 struct report {
     std::string policy;
@@ -40,12 +67,9 @@ struct report {
     std::string scheduler;
     int threads = 1;  ///< of each rank
     std::optional<step_rounds> rounds;
+    std::optional<video_figures> video;
     double wall_seconds = 0;
-    latpar::index_t calls_total = 0;  ///< guided predictions, each of one part
-    latpar::index_t calls_critical_path = 0;
-    latpar::index_t model_calls_total = 0;  ///< of one branch each
-    latpar::index_t model_calls_critical_path = 0;
-    latpar::index_t model_calls_serial = 0;  ///< by one rank alone
+    std::optional<call_counts> calls;
     double critical_fraction = 1;  ///< positions of the largest part over those of the latent
     latpar::index_t bytes_planned = 0;
     latpar::index_t bytes_total = 0;
@@ -59,6 +83,8 @@ struct report {
     /// Against one rank alone; see likeness.
     std::optional<double> psnr_db;
     std::optional<double> relative_error;
+    /// Files, the report apart.
+    std::vector<std::string> written;
 };
 
 /// Indented JSON; absent figures are null.

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // One rank's share of a job.
 #include <latpar/comm/agreement.hpp>
-#include <latpar/comm/metered.hpp>
 #include <latpar/compose/composition.hpp>
 #include <latpar/loop/batch_step.hpp>
 #include <latpar/schedule/philox_noise.hpp>
 
 #include <generate/guided_model.hpp>
+#include <generate/long_video.hpp>
 #include <generate/progress.hpp>
+#include <generate/rank.hpp>
 #include <generate/run.hpp>
 #include <wan/sequence_parallel.hpp>
 
 #include <chrono>
-#include <numeric>
-#include <thread>
 
 namespace generate {
 namespace {
@@ -21,19 +20,6 @@ namespace {
 using latpar::index_t;
 using latpar::memory_source;
 using latpar::memory_space;
-
-using communicator = latpar::metered<latpar::any_communicator>;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// Who is told how far a loop is, and who may stop it.
-struct watch {
-    const char* label;
-    bool silent;
-    const std::function<bool()>& stop_requested;
-};
 
 /// Runs a loop to its end; collects into `out`, which may be empty on ranks that get no result.
 template <class Loop>
@@ -73,61 +59,30 @@ bool sample(latpar::mesh<communicator>& ranks, const job& j, const run_plan& pla
     return finished;
 }
 
-/// Threads for one of `instances` models that run on this host at once.
-int threads_for(int instances) {
-    const int all = static_cast<int>(std::thread::hardware_concurrency());
-    return std::max(1, all / instances);
-}
-
-std::vector<index_t> from_all(latpar::any_communicator& world, index_t value) {
-    std::vector<index_t> out;
-    for (const std::string& text : world.control_all_gather(std::to_string(value))) {
-        out.push_back(std::stoll(text));
-    }
-    return out;
-}
-
-index_t sum(const std::vector<index_t>& values) {
-    return std::accumulate(values.begin(), values.end(), index_t{0});
-}
-
-/// Errors: error if what was metered is not what was planned.
-void require_as_planned(const std::string& what, index_t metered, index_t planned) {
-    latpar::detail::require<latpar::error>(metered == planned, "metered ", metered, ' ', what,
-                                           " where ", planned, " were planned; please report this");
-}
-
 /// `model_calls` are those of this rank; ranks that share the tokens of a call count it once.
 void count_calls(latpar::any_communicator& world, const run_plan& plan,
                  const latpar::mesh<communicator>& mesh, index_t model_calls, report& figures) {
     if (mesh.coordinate("ring") + mesh.coordinate("ulysses") > 0) model_calls = 0;
     const index_t predictions =
         mesh.coordinate("guidance") == 0 ? model_calls / plan.calls_in_prediction() : index_t{0};
-    figures.calls_total = sum(from_all(world, predictions));
-    figures.calls_critical_path = plan.critical_path_calls();
-    figures.model_calls_total = sum(from_all(world, model_calls));
-    figures.model_calls_critical_path = plan.critical_path_model_calls();
-    figures.model_calls_serial = plan.serial_model_calls();
-    require_as_planned("denoiser calls", figures.calls_total, plan.denoiser_calls());
-    require_as_planned("model calls", figures.model_calls_total, plan.model_calls());
+    call_counts calls;
+    calls.total = sum(from_all(world, predictions));
+    calls.critical_path = plan.critical_path_calls();
+    calls.model_total = sum(from_all(world, model_calls));
+    calls.model_critical_path = plan.critical_path_model_calls();
+    calls.model_serial = plan.serial_model_calls();
+    require_as_planned("denoiser calls", calls.total, plan.denoiser_calls());
+    require_as_planned("model calls", calls.model_total, plan.model_calls());
+    figures.calls = calls;
 }
 
-void count_bytes(latpar::any_communicator& world, const run_plan& plan,
-                 latpar::mesh<communicator>& mesh, report& figures) {
-    index_t sent = 0;
+/// What the plan sends along each axis.
+std::vector<axis_bytes> planned_bytes(const run_plan& plan) {
+    std::vector<axis_bytes> out;
     for (const char* axis : {"step", "guidance", "latent", "ring", "ulysses"}) {
-        const bool talks = mesh.degree(axis) > 1;  // the others share one channel
-        const index_t here = talks ? mesh.axis(axis).account().total().bytes_sent : 0;
-        sent += here;
-        figures.bytes_of_axes.push_back({axis, plan.bytes(axis), sum(from_all(world, here))});
-        const axis_bytes& bytes = figures.bytes_of_axes.back();
-        require_as_planned(std::string("bytes along ") + axis, bytes.metered, bytes.planned);
+        out.push_back({axis, plan.bytes(axis), 0});
     }
-    figures.bytes_planned = plan.bytes();
-    figures.bytes_sent = from_all(world, sent);
-    figures.bytes_total = sum(figures.bytes_sent);
-    figures.bytes_paper = plan.paper_bytes();
-    require_as_planned("bytes", figures.bytes_total, figures.bytes_planned);
+    return out;
 }
 
 bool sample_and_compare(latpar::any_communicator& world, const job& j, const surroundings& around,
@@ -171,7 +126,8 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
     }
     figures.critical_fraction = plan.nest.latent.critical_fraction();
     count_calls(world, plan, mesh, model_calls, figures);
-    count_bytes(world, plan, mesh, figures);
+    count_bytes(world, mesh, planned_bytes(plan), figures);
+    figures.bytes_paper = plan.paper_bytes();
     figures.workspace_bytes = from_all(world, plan.workspace_bytes(rank));
     figures.peak_bytes = from_all(world, rank_memory.peak_bytes() + j.weights->storage.bytes());
 
@@ -199,6 +155,7 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
         const latpar::const_latent_view serial_view = std::as_const(serial).view();
         write_outputs(j, std::as_const(result).view(),
                       j.options.compare_serial ? &serial_view : nullptr);
+        for (const auto& path : j.options.outputs) figures.written.push_back(path.string());
     }
     // The others wait here, so that no rank ends while rank 0 still works.
     return !latpar::any_rank(world, !finished);
@@ -206,10 +163,13 @@ bool sample_and_compare(latpar::any_communicator& world, const job& j, const sur
 
 }  // namespace
 
-bool run_rank(latpar::any_communicator& world, const job& j, const surroundings& around,
-              report& figures) {
+ending run_rank(latpar::any_communicator& world, const job& j, const surroundings& around,
+                report& figures) {
     // Whatever goes wrong on one rank, a full disk for one, must not leave the others waiting.
-    return latpar::guarded(world, [&] { return sample_and_compare(world, j, around, figures); });
+    return latpar::guarded(world, [&] {
+        if (is_long_video(j.options)) return make_long_video(world, j, around, figures);
+        return sample_and_compare(world, j, around, figures) ? ending::complete : ending::stopped;
+    });
 }
 
 }  // namespace generate

@@ -19,11 +19,16 @@ struct surroundings {
     std::function<bool()> stop_requested;
 };
 
+/// How a job ended.
+enum class ending {
+    complete,  ///< as it was asked for: a video without an end is when it is stopped
+    stopped,   ///< by the user, before its end; a long video's latents so far were written
+};
+
 /// Samples, compares and writes what the job asks for; the figures are for rank 0 to print.
 ///
-/// Ranks: All of `world`. Returns false on every rank if the user stopped it; then nothing was
-/// written.
-[[nodiscard]] bool run_rank(latpar::any_communicator& world, const job& j,
-                            const surroundings& around, report& figures);
+/// Ranks: All of `world`, with one answer.
+[[nodiscard]] ending run_rank(latpar::any_communicator& world, const job& j,
+                              const surroundings& around, report& figures);
 
 }  // namespace generate

@@ -2,85 +2,17 @@
 // latpar-generate as its users run it: its files, its report, its refusals, its end.
 #include <latpar/comm/self.hpp>
 #include <latpar/compose/composition.hpp>
-#include <latpar/io/safetensors.hpp>
 #include <latpar/schedule/philox_noise.hpp>
 
+#include <examples/generate_run.hpp>
 #include <generate/guided_model.hpp>
-#include <nlohmann/json.hpp>
-#include <signal.h>
-#include <support/catch.hpp>
 #include <support/recorded.hpp>
-#include <support/reference.hpp>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <chrono>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-#include <thread>
 
 using latpar::index_t;
 using nlohmann::json;
 namespace fs = std::filesystem;
 
 namespace {
-
-/// A folder of this test alone, with a text embedding for the tiny model.
-struct workplace {
-    fs::path folder = fs::temp_directory_path() / ("latpar_generate_" + std::to_string(getpid()));
-    workplace() {
-        fs::create_directories(folder);
-        std::vector<float> text(8 * 32);
-        for (std::size_t i = 0; i < text.size(); ++i)
-            text[i] = 0.01f * static_cast<float>(i % 37) - 0.2f;
-        const std::vector<float> none(8 * 32, 0.1f);
-        latpar::safetensors_writer writer;
-        writer.add<float>("conditional", {8, 32}, text);
-        writer.add<float>("unconditional", {8, 32}, none);
-        writer.write(folder / "text.safetensors");
-    }
-    ~workplace() { fs::remove_all(folder); }
-
-    [[nodiscard]] std::string file(const std::string& name) const {
-        return (folder / name).string();
-    }
-    /// The same job as below, for this process.
-    [[nodiscard]] generate::options tiny_options(const std::string& mesh, index_t steps) const {
-        generate::options out;
-        out.weights = reference_file("wan_tiny.safetensors");
-        out.text_embedding = file("text.safetensors");
-        out.latent = {16, 6, 8, 12};
-        out.steps = steps;
-        out.mesh = mesh;
-        return out;
-    }
-    /// Arguments for a small job on the tiny model.
-    [[nodiscard]] std::string tiny(const std::string& latent = "16x6x8x12", int steps = 4) const {
-        return " --weights " + reference_file("wan_tiny.safetensors").string() +
-               " --text-embedding " + file("text.safetensors") + " --latent " + latent +
-               " --steps " + std::to_string(steps) + " ";
-    }
-};
-
-std::string content(const fs::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream out;
-    out << file.rdbuf();
-    return std::move(out).str();
-}
-
-struct outcome {
-    int status;
-    std::string text;  ///< standard output and error
-};
-
-outcome run(const workplace& at, const std::string& arguments, const std::string& launcher = "") {
-    const std::string log = at.file("log");
-    const int raw =
-        std::system((launcher + LATPAR_GENERATE " " + arguments + " > " + log + " 2>&1").c_str());
-    return {WIFEXITED(raw) ? WEXITSTATUS(raw) : -1, content(log)};
-}
 
 /// What one rank that simulates the job's mesh samples.
 std::vector<float> simulated(const generate::job& j) {
@@ -98,10 +30,6 @@ std::vector<float> simulated(const generate::job& j) {
     nest.collect(out.view());
     const auto values = out.elements<float>();
     return {values.begin(), values.end()};
-}
-
-std::vector<float> latent_of(const fs::path& path) {
-    return latpar::to_float32(latpar::safetensors_file::open(path).at("latent"));
 }
 
 /// What is metered along each axis and in all is what was planned.
@@ -500,7 +428,6 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
     };
     refused(at.tiny() + "--mesh latent=4 --ranks 3", "latent=3");
     refused(at.tiny() + "--mesh latent=4 --overlap 3.5", "0 to 3");
-    refused(at.tiny() + "--mesh stage=2", "use step, guidance, latent");
     refused(at.tiny() + "--mesh depth=2", "the axes are");
     refused(at.tiny() + "--mesh ulysses=8", "4 heads cannot be spread on 8 ranks");
     refused(at.tiny() + "--mesh guidance=3", "use 1 to 2");

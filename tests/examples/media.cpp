@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tests of examples/generate/media.hpp: what is written is decoded again and compared.
+#include <generate/gif.hpp>
 #include <generate/media.hpp>
 #include <gif_lib.h>
 #include <png.h>
@@ -77,8 +78,10 @@ decoded_gif read_gif(const std::filesystem::path& path) {
         for (std::size_t p = 0; p < canvas.size() / 3; ++p) {
             const int index = image.RasterBits[p];
             if (index == control.TransparentColor) continue;
-            REQUIRE(index < file->SColorMap->ColorCount);
-            const GifColorType& color = file->SColorMap->Colors[index];
+            const ColorMapObject& map =
+                image.ImageDesc.ColorMap ? *image.ImageDesc.ColorMap : *file->SColorMap;
+            REQUIRE(index < map.ColorCount);
+            const GifColorType& color = map.Colors[index];
             canvas[3 * p] = color.Red;
             canvas[3 * p + 1] = color.Green;
             canvas[3 * p + 2] = color.Blue;
@@ -140,6 +143,75 @@ TEST_CASE("a GIF of few colours is exact, and still frames cost next to nothing"
     CHECK(read_gif(folder / "still.gif").video.data == still.data);
     CHECK(std::filesystem::file_size(path) <
           std::filesystem::file_size(folder / "still.gif") + 19 * 120);
+}
+
+TEST_CASE("a GIF that comes in parts is that of the whole clip while its palette serves") {
+    const temporary_directory folder;
+    const rgb_video clip = paint(9, 16, 16, [](index_t t, index_t y, index_t x, int c) {
+        return std::uint8_t((x + y + t) % 8 * 16 + c * 20);
+    });
+    media::write_gif(folder / "whole.gif", clip, 8);
+    media::gif_writer parts(folder / "parts.gif", 8);
+    CHECK_FALSE(std::filesystem::exists(folder / "parts.gif"));
+    for (const auto& [first, count] : {std::pair(0, 4), std::pair(4, 1), std::pair(5, 4)}) {
+        const auto begin = clip.data.begin() + first * 16 * 16 * 3;
+        parts.add({count, 16, 16, {begin, begin + count * 16 * 16 * 3}});
+    }
+    parts.close();
+    const decoded_gif gif = read_gif(folder / "parts.gif");
+    CHECK(gif.video.data == clip.data);
+    CHECK(gif.palettes == 1);
+    CHECK(gif.delays == read_gif(folder / "whole.gif").delays);
+    CHECK(std::filesystem::file_size(folder / "parts.gif") ==
+          std::filesystem::file_size(folder / "whole.gif"));
+}
+
+TEST_CASE("a GIF takes a palette anew where its first no longer serves") {
+    const temporary_directory folder;
+    const auto colors_of = [](int channel) {
+        return paint(3, 16, 16, [=](index_t t, index_t y, index_t x, int c) {
+            return std::uint8_t(c == channel ? 8 * (x + y + t) : 0);
+        });
+    };
+    media::gif_writer parts(folder / "parts.gif", 8);
+    rgb_video clip = empty_video(0, 16, 16);
+    for (const int channel : {0, 0, 2, 2}) {
+        const rgb_video part = colors_of(channel);
+        parts.add(part);
+        clip.frames += part.frames;
+        clip.data.insert(clip.data.end(), part.data.begin(), part.data.end());
+    }
+    parts.close();
+    const decoded_gif gif = read_gif(folder / "parts.gif");
+    CHECK(gif.video.data == clip.data);
+    CHECK(gif.palettes == 1 + 6);  // that of the file, and of each later frame
+
+    media::gif_writer wrong(folder / "wrong.gif", 8);
+    wrong.add(colors_of(0));
+    CHECK_THROWS_WITH(wrong.add(empty_video(1, 4, 4)), ContainsSubstring("not 16x16 and 4x4"));
+    CHECK_THROWS_AS(media::gif_writer(folder / "fast.gif", 60), latpar::usage_error);
+}
+
+TEST_CASE("frames are picked from a clip in parts as from the whole") {
+    const temporary_directory folder;
+    const rgb_video clip = smooth_clip();
+    media::write_contact_sheet(folder / "whole.png", {&clip, 1}, 3);
+    media::frame_picker picker(8, 3);
+    for (const auto& [first, count] : {std::pair(0, 3), std::pair(3, 4), std::pair(7, 1)}) {
+        const auto begin = clip.data.begin() + first * 48 * 64 * 3;
+        picker.add({count, 48, 64, {begin, begin + count * 48 * 64 * 3}});
+    }
+    CHECK(picker.picked().frames == 3);
+    media::write_contact_sheet(folder / "parts.png", {&picker.picked(), 1}, 3);
+    CHECK(read_png(folder / "parts.png").data == read_png(folder / "whole.png").data);
+    // Fewer frames than were wanted, and fewer than were announced.
+    media::frame_picker all(8, 100);
+    all.add(clip);
+    CHECK(all.picked().data == clip.data);
+    media::frame_picker half(16, 4);
+    half.add(clip);
+    CHECK(half.picked().frames == 2);  // numbers 0 and 5
+    CHECK_THROWS_AS(media::frame_picker(8, 0), latpar::usage_error);
 }
 
 TEST_CASE("dithering keeps a gradient's mean where the palette is too small for it") {
