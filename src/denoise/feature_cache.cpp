@@ -81,6 +81,11 @@ void check_feature_rows(const feature_cache_plan& plan, const feature_rows& rows
             "rows [", rows.first, ", ", rows.last, ") were to be cached of a grid of ",
             rows.grid[0], 'x', rows.grid[1], 'x', rows.grid[2], " tokens; pass a part of its ",
             volume_of(rows.grid));
+    require(rows.origin >= 0 && (rows.window_tokens == 0 ||
+                                 rows.origin + volume_of(rows.grid) <= rows.window_tokens),
+            "a grid of ", volume_of(rows.grid), " tokens from ", rows.origin,
+            " on does not lie in a window of ", rows.window_tokens,
+            " tokens; pass the window that it is of");
     require(rows.count() <= plan.tokens, "an entry of ", rows.count(),
             " rows was begun in a feature cache of ", plan.tokens,
             " tokens; plan it for all that are kept");

@@ -274,8 +274,12 @@ std::string dual_paral_plan::fingerprint() const {
     std::ostringstream out;
     out << "dual_paral " << video_fingerprint() << " ranks=" << ranks << " stages=";
     for (const layer_range& s : stages) out << s.first << '-' << s.last << ',';
-    out << " guidance=" << model.guidance_ranks << " hidden=" << hidden_bytes()
-        << " cache=" << model.cache_bytes_per_layer;
+    out << " guidance=" << model.guidance_ranks << " hidden=";
+    for (const hidden_signature& h : model.hidden) {
+        out << h.extents[0] << 'x' << h.extents[1] << 'x' << h.extents[2] << ' '
+            << latpar::name_of(h.type) << ',';
+    }
+    out << " cache=" << model.cache_bytes_per_layer;
     return std::move(out).str();
 }
 

@@ -318,7 +318,7 @@ TEST_CASE("what pipelines side by side cannot do is refused on all ranks, with o
         CHECK_THAT(text, ContainsSubstring("beside it use guidance, ring or ulysses"));
     }
     for (const auto& text : messages({{"stage", 2}, {"guidance", 2}}, v.plan(2), nothing)) {
-        CHECK_THAT(text, ContainsSubstring("planned for 1 pipelines"));
+        CHECK_THAT(text, ContainsSubstring("planned for guidance=1"));
         CHECK_THAT(text, ContainsSubstring("guidance=2; pass that to describe_stages"));
     }
     const temporary_directory folder;
@@ -342,23 +342,172 @@ TEST_CASE("what pipelines side by side cannot do is refused on all ranks, with o
     CHECK_THROWS_WITH(v.plan(2, 3), ContainsSubstring("2 branches of guidance cannot be shared"));
 }
 
-TEST_CASE("a sink that throws stops the pipelines beside it, with its message") {
+TEST_CASE("a sink that throws for any block stops all pipelines, with its message") {
     const small_video v;
     const mesh_shape shape{{"stage", 2}, {"guidance", 2}};
-    std::vector<std::string> messages(4);
-    thread_team(4).run([&](thread_communicator& world) {
-        try {
+    const auto plan = v.plan(2, 2);
+    for (index_t bad = 0; bad < plan.blocks(); ++bad) {
+        std::vector<std::string> messages(4);
+        thread_team(4).run([&](thread_communicator& world) {
             mesh<thread_communicator> ranks(world, shape);
             auto model = v.model();
-            loop::dual_paral loop(model, ranks, v.schedule, v.rule, v.plan(2, 2));
-            loop.run(v.noise(), [](const_latent_view, index_t first) {
-                if (first > 0) throw std::runtime_error("the disk is full");
-            });
+            loop::dual_paral loop(model, ranks, v.schedule, v.rule, plan);
+            try {
+                loop.run(v.noise(), [&](const_latent_view, index_t first) {
+                    if (first == plan.first_latent_of(bad)) throw std::runtime_error("disk full");
+                });
+            } catch (const std::exception& error) {
+                messages[static_cast<std::size_t>(world.rank())] = error.what();
+            }
+            // What was under way is lost: it is neither saved nor run again.
+            safetensors_writer writer;
+            if (world.rank() == 0)
+                expect_throws([&] { loop.save(writer); }, "after one that threw");
+        });
+        CAPTURE(bad);
+        for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("disk full"));
+    }
+}
+
+TEST_CASE("pipelines that draw different noise are told apart") {
+    const small_video v;
+    std::vector<std::string> messages(2);
+    thread_team(2).run([&](thread_communicator& world) {
+        try {
+            mesh<thread_communicator> ranks(world, {{"guidance", 2}});
+            auto model = v.model();
+            loop::dual_paral loop(model, ranks, v.schedule, v.rule, v.plan(1, 2));
+            std::vector<float> frames;
+            loop.run(coordinated_noise(7 + static_cast<unsigned>(world.rank()), 3, 2),
+                     frame_sink{&frames});
         } catch (const std::exception& error) {
             messages[static_cast<std::size_t>(world.rank())] = error.what();
         }
     });
-    for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("the disk is full"));
+    for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("the noise of block 0"));
+}
+
+TEST_CASE("a loop that was refused can be made again on the same ranks, and started again") {
+    const small_video v;
+    const auto expected = sample(v, 1);
+    std::vector<float> found;
+    std::vector<float> again;
+    thread_team(2).run([&](thread_communicator& comm) {
+        auto model = v.model();
+        expect_throws([&] { loop::dual_paral(model, comm, v.schedule, v.rule, v.plan(1)); },
+                      "1 stages");
+        // Another cache on one rank only.
+        auto plan = v.plan(2);
+        plan.model.cache_bytes_per_layer += comm.rank();
+        expect_throws([&] { loop::dual_paral(model, comm, v.schedule, v.rule, plan); },
+                      "feature cache");
+        loop::dual_paral loop(model, comm, v.schedule, v.rule, v.plan(2));
+        EXPECT(!loop.run(
+            v.noise(), [](auto&&...) {}, [](index_t i) { return i < 3; }));
+        loop.restart();
+        EXPECT(loop.run(v.noise(), frame_sink{&found}));
+        loop.restart();
+        EXPECT(loop.run(v.noise(), frame_sink{&again}));
+        EXPECT(loop.times().running > 0);
+        EXPECT(loop.times().waiting > 0);
+        EXPECT(loop.times().idle_share() < 1);
+    });
+    CHECK(found == expected);
+    CHECK(again == expected);
+}
+
+TEST_CASE("narrow predictions and latents keep bits, bytes and memory on any mesh") {
+    for (const dtype latents : {dtype::f32, dtype::bf16}) {
+        for (const dtype wire : {dtype::bf16, dtype::f16}) {
+            small_video v;
+            v.options.wire_prediction = wire;
+            const auto run = [&](const mesh_shape& shape) {
+                const int stages = shape.degree("stage");
+                auto plan = v.plan(stages, shape.degree("guidance"));
+                plan.problem.type = latents;
+                if (latents == dtype::bf16) plan.options.wire_prediction = dtype::bf16;
+                std::vector<std::vector<std::byte>> out;
+                thread_team(shape.size()).run([&](thread_communicator& world) {
+                    mesh<metered<thread_communicator>> ranks(
+                        mesh<thread_communicator>(world, shape));
+                    const int stage = ranks.coordinate("stage");
+                    counting_resource memory;
+                    auto model = v.model();
+                    loop::dual_paral loop(model, ranks, v.schedule, v.rule, plan, kernel::host{},
+                                          {&memory, memory_space::host});
+                    EXPECT(memory.bytes_in_use() == plan.workspace_bytes(stage));
+                    loop.run(v.noise(), [&](const_latent_view frames, index_t) {
+                        latent dense(frames.extents, frames.type);
+                        kernel::host{}.copy(frames, dense.view());
+                        const auto* data = dense.view().data;
+                        out.emplace_back(data, data + dense.bytes());
+                    });
+                    EXPECT(ranks.axis("stage").account().total().bytes_sent ==
+                           plan.bytes_sent_by(stage, plan.iterations()));
+                    EXPECT(ranks.axis("guidance").account().total().bytes_sent ==
+                           plan.guidance_bytes_sent_by(stage, plan.iterations()));
+                });
+                return out;
+            };
+            const auto expected = run({{"stage", 1}, {"guidance", 1}});
+            CHECK(expected.size() == 4);
+            CHECK(run({{"stage", 3}, {"guidance", 1}}) == expected);
+            CHECK(run({{"stage", 2}, {"guidance", 2}}) == expected);
+        }
+    }
+}
+
+TEST_CASE("a file that is no part of this video is refused, and the ranks do not wait for it") {
+    const small_video v;
+    const temporary_directory folder;
+    self_communicator alone;
+    auto model = v.model();
+    loop::dual_paral loop(model, alone, v.schedule, v.rule, v.plan(1));
+    std::vector<float> frames;
+    CHECK(!loop.run(v.noise(), frame_sink{&frames}, [](index_t i) { return i < 2; }));
+    safetensors_writer good;
+    loop.save(good);
+    const auto file = folder / "video.safetensors";
+    good.write(file);
+    const auto with = [&](const char* name, const std::string& iteration, bool with_tensors) {
+        safetensors_writer writer;
+        const auto read = safetensors_file::open(file);
+        for (const auto& [key, value] : read.metadata()) writer.set_metadata(key, value);
+        if (with_tensors) loop.save(writer);
+        writer.set_metadata("dual_paral.iteration", iteration);
+        const auto path = folder / name;
+        writer.write(path);
+        return path;
+    };
+    const auto refused = [&](const std::filesystem::path& path, const char* text) {
+        auto own = v.model();
+        loop::dual_paral other(own, alone, v.schedule, v.rule, v.plan(1));
+        CAPTURE(path.string());
+        CHECK_THROWS_WITH(other.restore(safetensors_file::open(path)), ContainsSubstring(text));
+        CHECK(other.iteration() == 0);
+    };
+    for (const char* iteration : {"99", "-3", "x", "2 "}) {
+        refused(with("iteration.safetensors", iteration, true), "is none of this video's");
+    }
+    refused(with("empty.safetensors", "3", false), "block.0.z");
+    small_video other = v;
+    other.rule = guidance_rule::classifier_free(2.0);
+    std::vector<std::string> messages(2);
+    thread_team(2).run([&](thread_communicator& comm) {
+        auto own = other.model();
+        loop::dual_paral mine(own, comm, other.schedule, other.rule, other.plan(2));
+        try {
+            safetensors_writer writer;
+            if (comm.rank() == 1) expect_throws([&] { mine.save(writer); }, "stage 0 has them");
+            if (comm.rank() == 0) {
+                expect_throws([&] { mine.restore(safetensors_file::open(file)); }, "another plan");
+            }
+            mine.run(other.noise(), [](auto&&...) {});
+        } catch (const std::exception& error) {
+            messages[static_cast<std::size_t>(comm.rank())] = error.what();
+        }
+    });
+    for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("another plan"));
 }
 
 TEST_CASE("a video without an end begins as one with an end does") {

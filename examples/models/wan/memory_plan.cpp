@@ -32,6 +32,8 @@ memory_plan plan_memory(const config& shape, const memory_request& wanted) {
     if (wanted.layers.first == 0) {
         floats = std::max(floats, row_block * shape.in_channels * shape.patch_volume());
     }
+    latpar::detail::require(wanted.threads >= 1, "memory was planned for ", wanted.threads,
+                            " threads; name how many the executor has");
     out.scratch = executor::scratch_bytes(floats, wanted.threads);
     return out;
 }

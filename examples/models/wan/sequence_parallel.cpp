@@ -15,6 +15,10 @@ latpar::layer::transformer_shape transformer_shape_of(const config& shape) {
 }
 
 std::vector<index_t> lent_rows(const latpar::feature_rows& lent, int ranks) {
+    latpar::detail::require(lent.window_tokens > 0 || latpar::volume_of(lent.grid) == 0,
+                            "a feature cache lends ", latpar::volume_of(lent.grid),
+                            " tokens of a window that it does not know; begin its entries with "
+                            "origin and window_tokens");
     return latpar::layer::tokens_within(latpar::layer::even_tokens(lent.window_tokens, ranks),
                                         {lent.origin, lent.origin + latpar::volume_of(lent.grid)});
 }

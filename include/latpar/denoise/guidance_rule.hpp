@@ -14,7 +14,8 @@ namespace latpar::inline v0 {
 /// step to step.
 ///
 /// The order of the branches is that of the sum, whoever computes them. A branch of weight zero is
-/// not called, so that guidance may be limited to an interval of steps at no cost outside of it.
+/// not called, so that guidance may be limited to an interval of steps at no cost outside of it;
+/// `loop::dual_paral` alone calls all, since its feature caches need every step.
 /// Errors of all makers: usage_error for weights that are not finite, or are all zero in a step.
 class guidance_rule {
 public:

@@ -28,12 +28,13 @@ struct hidden_signature {
 ///   with two streams of tokens declare two.
 /// - `embed(z, context, hidden, stream)`, `layers(first, last, context, hidden, cache, stream)` for
 ///   layers [first, last) in place, `head(context, hidden, prediction, stream)`.
-/// - `cache`: null, or a `feature_cache` of the model (latpar's, or one of its own with the same
-///   `keep` and `clear`) that lends further keys and values to self-attention and takes those of
-///   this window.
+/// - `cache`: null, or a `feature_cache` of the model (latpar's, or one of its own that is made of
+///   a plan, kernels and a memory source, and has `keep` and `clear`) that lends further keys and
+///   values to self-attention and takes those of this window.
 /// - `plan_cache(first, last, branches, latents, window)`: the cache for layers [first, last) that
 ///   keeps `latents` latent frames of windows of that (T, H, W); its bytes are proportional to the
 ///   layers.
+/// - A model whose ranks talk to each other has `abort(reason)`, which ends their waiting.
 template <class M>
 concept staged_denoiser = requires(M& model, const M& fixed, const_latent_view z,
                                    const step_info& info, latent_view prediction, stream_ref stream,

@@ -14,9 +14,12 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -47,8 +50,8 @@ template <staged_denoiser Model>
 
 /// Seconds of a rank in `dual_paral::run`, on the host's clock.
 struct stage_times {
-    double running = 0;
-    double waiting = 0;  ///< for messages
+    double running = 0;  ///< messages inside the model's layers included
+    double waiting = 0;  ///< for messages of the loop
 
     [[nodiscard]] double idle_share() const noexcept {
         return running + waiting > 0 ? waiting / (running + waiting) : 0;
@@ -69,11 +72,13 @@ struct stage_times {
 /// along `ulysses` and `ring` the model's attention shares the tokens. The first rank of each has a
 /// replica of the latents.
 ///
-/// Ranks: all ranks of the communicator or the mesh construct it and make every call. Noise serves
-/// the first rank of every pipeline; sink and callback serve that of the first pipeline, rank 0.
+/// Ranks: all ranks of the communicator or the mesh construct it and make every call. Noise, the
+/// same on all, serves the first rank of every pipeline; sink and callback serve that of the first
+/// pipeline, rank 0. Every branch of guidance is computed at every step, whatever its weight.
 /// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
 /// Errors: usage_error on every rank, before payload moves, if plans or schedules differ. An
-/// exception on one rank makes the others throw with its message.
+/// exception on one rank makes the others throw with its message, those of the model's own
+/// communicators too; make another loop then.
 /// Source: DualParal (arXiv 2505.21070).
 template <staged_denoiser Model, communicator Comm, scheduler Schedule,
           kernel_set Kernels = kernel::host>
@@ -87,7 +92,8 @@ public:
                dual_paral_plan plan, Kernels kernels = {}, memory_source source = {})
         : dual_paral(latpar::detail::pipelines<Comm>(stages), model, std::move(schedule),
                      std::move(rule), std::move(plan), std::move(kernels), source) {}
-    /// On a mesh with axes `stage`, `guidance`, `ring` and `ulysses`, or some of them.
+    /// On a mesh with axes `stage`, `guidance`, `ring` and `ulysses`, or some of them. A model whose
+    /// ranks share the tokens is always given the mesh, so that its pipelines stop together.
     template <latpar::detail::staged_mesh Mesh>
     dual_paral(Model& model, Mesh& ranks, Schedule schedule, guidance_rule rule,
                dual_paral_plan plan, Kernels kernels = {}, memory_source source = {})
@@ -105,15 +111,21 @@ public:
     [[nodiscard]] const stage_times& times() const noexcept { return times_; }
 
     /// Forgets everything; the next run begins a new video. On the first rank of every pipeline.
-    void restart() noexcept { iteration_ = 0; }
+    void restart() noexcept {
+        iteration_ = 0;
+        is_whole_ = true;
+    }
 
     /// Adds all that it takes to go on from here to a file: the blocks under way with their
     /// history, and the last that is done, which the next sees. On a first rank, between runs.
     ///
-    /// Memory: host.
+    /// Memory: host. Errors: usage_error during a run, or after one that threw.
     void save(safetensors_writer& file) const {
         latpar::detail::require(is_first(), "stage ", rank(),
                                 " has no latents to save; stage 0 has them");
+        latpar::detail::require(is_whole_,
+                                "a video cannot be saved during a run nor after one that threw, "
+                                "which left tasks under way; save between runs");
         file.set_metadata("dual_paral", plan_.video_fingerprint() + ' ' + stepper_.fingerprint() +
                                             ' ' + rule_.fingerprint());
         file.set_metadata("dual_paral.iteration", std::to_string(iteration_));
@@ -131,36 +143,24 @@ public:
     /// Errors: usage_error if that was another video: other extents, schedule, guidance or blocks;
     /// io_error for a file that does not hold what it should.
     void restore(const safetensors_file& file) {
-        latpar::detail::require(is_first(), "stage ", rank(),
-                                " has no latents to restore; stage 0 has them");
-        const auto at = file.metadata().find("dual_paral");
-        const auto when = file.metadata().find("dual_paral.iteration");
-        latpar::detail::require<io_error>(
-            at != file.metadata().end() && when != file.metadata().end(), file.path().string(),
-            " holds no DualParal video; save one with dual_paral::save");
-        latpar::detail::require(at->second == plan_.video_fingerprint() + ' ' +
-                                                  stepper_.fingerprint() + ' ' +
-                                                  rule_.fingerprint(),
-                                file.path().string(),
-                                " was saved by a run with another plan, schedule or guidance; "
-                                "restore it with the same (the number of stages may differ)");
-        iteration_ = std::stoll(when->second);
-        for (index_t block = first_kept(); block < next_block(); ++block) {
-            latent_state& state = state_of(block);
-            place(state, block);
-            load(file, name_of_block(block, "z"), state.z);
-            for (std::size_t k = 0; k < state.history.size(); ++k) {
-                load(file, name_of_block(block, std::to_string(k)), state.history[k]);
+        guarded(*this, [&] {
+            restart();
+            try {
+                load(file);
+            } catch (...) {
+                restart();
+                throw;
             }
-        }
+        });
     }
 
     /// Runs until the end, or until `go_on(iteration)` returns false on rank 0; the iteration after
-    /// that one is still done, then all ranks return false. Call it again to go on.
+    /// that one is still done, then all ranks return whether the video is. Call it again to go on.
     ///
     /// `noise(block, out, stream)` is the noise that a block begins with; `sink(latents, first)`
     /// gets the frames of each block that is done, [1, C, frames, H, W], and the number of the
-    /// first in the video. `step_noise` serves schedulers that draw some.
+    /// first in the video; its view is valid, and its data is complete on `stream`, until it
+    /// returns. `step_noise` serves schedulers that draw some.
     template <block_noise Noise, class Sink, class GoOn, noise_source StepNoise>
     bool run(const Noise& noise, Sink&& sink, GoOn&& go_on, const StepNoise& step_noise,
              stream_ref stream = {}) {
@@ -169,11 +169,18 @@ public:
             iteration_ =
                 std::stoll(forward().control_all_gather(std::to_string(iteration_)).front());
             ranks_.agree_on("the iteration to go on from", iteration_);
+            is_whole_ = false;
             const clock::time_point start = clock::now();
             const double waited = times_.waiting;
             const bool finished =
                 is_first() ? feed(noise, sink, go_on, step_noise, stream) : serve(stream);
+            // Together, so that an exception in the last task still reaches all.
+            waiting([&] {
+                static_cast<void>(forward().control_all_gather({}));
+                static_cast<void>(ranks_.told_by_speaker({}));
+            });
             times_.running += seconds_since(start) - (times_.waiting - waited);
+            is_whole_ = true;
             return finished;
         });
     }
@@ -182,11 +189,11 @@ public:
         return run(noise, sink, go_on, latpar::detail::no_noise{}, stream);
     }
     template <block_noise Noise, class Sink>
-    void run(const Noise& noise, Sink&& sink, stream_ref stream = {}) {
-        run(noise, sink, latpar::detail::carry_on{}, latpar::detail::no_noise{}, stream);
+    bool run(const Noise& noise, Sink&& sink, stream_ref stream = {}) {
+        return run(noise, sink, latpar::detail::carry_on{}, latpar::detail::no_noise{}, stream);
     }
 
-    /// Ends the waiting of all ranks.
+    /// Ends the waiting of all ranks, on the model's own communicators too.
     void abort(std::string_view reason) {
         ranks_.abort(reason);
         if constexpr (requires { model_->abort(reason); }) model_->abort(reason);
@@ -221,18 +228,29 @@ private:
                    {1, plan_.problem.channels, plan_.problem.extents[0], plan_.problem.extents[1],
                     plan_.problem.extents[2]},
                    std::move(kernels), plan_.problem.type, source) {
-        guarded(*this, [&] {
-            // Pipelines that share the tokens may have uneven parts of them.
-            dual_paral_plan common = plan_;
-            common.model.hidden.clear();
-            common.model.cache_bytes_per_layer = 0;
-            ranks_.agree_on(
-                "the DualParal plan, schedule and guidance",
-                common.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
-            agree_on(forward(), "the hidden tensors of DualParal", plan_.fingerprint());
-            ranks_.agree_no_error(complaint(source));
-            take_memory(source);
-        });
+        // Refused on all ranks alike, which may try again: nothing is aborted.
+        // Pipelines that share the tokens may have uneven parts of them.
+        dual_paral_plan common = plan_;
+        common.model.hidden.clear();
+        common.model.cache_bytes_per_layer = 0;
+        ranks_.agree_on(
+            "the DualParal plan, schedule and guidance",
+            common.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
+        const auto plans = forward().control_all_gather(plan_.fingerprint());
+        std::optional<std::string> text;
+        try {
+            text = complaint(source);
+        } catch (const std::exception& error) {
+            text = error.what();
+        }
+        if (!text && std::ranges::count(plans, plans.front()) != std::ssize(plans)) {
+            text = latpar::detail::concat(
+                "its hidden tensors or feature cache are not those of "
+                "the other stages: ",
+                plan_.fingerprint());
+        }
+        ranks_.agree_no_error(text);
+        guarded(*this, [&] { take_memory(source); });
     }
 
     [[nodiscard]] Comm& forward() noexcept { return ranks_.forward(); }
@@ -260,8 +278,8 @@ private:
                           " ranks; plan for its size");
         }
         if (plan_.model.guidance_ranks != ranks_.guidance_ranks()) {
-            return concat("DualParal was planned for ", plan_.model.guidance_ranks,
-                          " pipelines that share the branches of guidance, the mesh has guidance=",
+            return concat("DualParal was planned for guidance=", plan_.model.guidance_ranks,
+                          ", pipelines that share the branches, and is given guidance=",
                           ranks_.guidance_ranks(), "; pass that to describe_stages");
         }
         if (stepper_.problem() != plan_.problem) {
@@ -423,9 +441,13 @@ private:
 
     void finish(std::optional<exchange_type>& exchange) {
         if (!exchange) return;
-        const clock::time_point start = clock::now();
-        exchange->wait();
+        waiting([&] { exchange->wait(); });
         exchange.reset();
+    }
+    template <std::invocable F>
+    void waiting(F&& f) {
+        const clock::time_point start = clock::now();
+        f();
         times_.waiting += seconds_since(start);
     }
 
@@ -527,6 +549,37 @@ private:
         state.z.place(1, channels(), own);
         for (latent_block& h : state.history) h.place(1, channels(), own);
     }
+    void load(const safetensors_file& file) {
+        const auto at = file.metadata().find("dual_paral");
+        const auto when = file.metadata().find("dual_paral.iteration");
+        const std::string path = file.path().string();
+        latpar::detail::require<io_error>(
+            at != file.metadata().end() && when != file.metadata().end(), path,
+            " holds no DualParal video; save one with dual_paral::save");
+        latpar::detail::require(at->second == plan_.video_fingerprint() + ' ' +
+                                                  stepper_.fingerprint() + ' ' +
+                                                  rule_.fingerprint(),
+                                path,
+                                " was saved by a run with another plan, schedule or guidance; "
+                                "restore it with the same (the number of stages may differ)");
+        const std::string& text = when->second;
+        index_t iteration = -1;
+        const auto [end, problem] =
+            std::from_chars(text.data(), text.data() + text.size(), iteration);
+        latpar::detail::require<io_error>(
+            problem == std::errc{} && end == text.data() + text.size() && iteration >= 0 &&
+                (plan_.iterations() < 0 || iteration <= plan_.iterations()),
+            path, ": the iteration '", text, "' is none of this video's");
+        iteration_ = iteration;
+        for (index_t block = first_kept(); block < next_block(); ++block) {
+            latent_state& state = state_of(block);
+            place(state, block);
+            load(file, name_of_block(block, "z"), state.z);
+            for (std::size_t k = 0; k < state.history.size(); ++k) {
+                load(file, name_of_block(block, std::to_string(k)), state.history[k]);
+            }
+        }
+    }
     static void load(const safetensors_file& file, const std::string& name, latent_block& to) {
         const safetensors_entry& from = file.at(name);
         const latent_view view = to.view();
@@ -556,7 +609,7 @@ private:
                 if (task.step == 0) begin_block(task, noise, stream);
                 feed_task(task, number++, follows, stream);
             }
-            stop = stop || !goes_on(go_on);
+            stop = stop || (follows && !goes_on(go_on));
             ++iteration_;
         }
         take_until(number);
@@ -567,8 +620,9 @@ private:
     /// What the callback of the first pipeline says, on the first ranks of all.
     template <class GoOn>
     [[nodiscard]] bool goes_on(GoOn& go_on) {
-        const bool here = !ranks_.speaks() || go_on(iteration_);
-        return ranks_.told_by_speaker(here ? "1" : "0") == "1";
+        std::string text = !ranks_.speaks() || go_on(iteration_) ? "1" : "0";
+        waiting([&] { text = ranks_.told_by_speaker(std::move(text)); });
+        return text == "1";
     }
 
     template <class Noise>
@@ -577,6 +631,16 @@ private:
         place(state, task.block);
         stepper_.fill(
             state.z, [&](latent_view out) { noise(task.block, out, stream); }, stream);
+        const const_latent_view z = std::as_const(state.z).view();
+        if (!ranks_.has_peers() || z.space != memory_space::host) return;
+        const std::string_view bits(reinterpret_cast<const char*>(z.data),
+                                    static_cast<std::size_t>(z.bytes()));
+        const std::string hash = std::to_string(std::hash<std::string_view>{}(bits));
+        std::string told;
+        waiting([&] { told = ranks_.told_by_speaker(hash); });
+        latpar::detail::require(told == hash, "the noise of block ", task.block,
+                                " is not that of the first pipeline; pass the same on the first "
+                                "rank of every pipeline");
     }
 
     void feed_task(const dual_paral_task& task, index_t number, bool follows, stream_ref stream) {
@@ -637,6 +701,7 @@ private:
     latpar::detail::latent_stepper<Schedule, Kernels> stepper_;
     std::optional<typename Model::feature_cache> cache_;
     index_t iteration_ = 0;
+    bool is_whole_ = true;  ///< whether no task is under way
     stage_times times_;
     std::vector<latent_state> queue_;  ///< rank 0: block b in place b mod size
     latent_block window_;

@@ -148,7 +148,7 @@ private:
     /// Copies this rank's keys, and the joint ones, of its own heads to where they are gathered.
     void gather_keys(const const_heads_view& from, const heads_view& to) {
         const int self = comm_->rank();
-        const index_t own = plan_->sequence.joint_front;
+        const index_t front = plan_->sequence.joint_front;
         index_t next = 0;
         const auto add = [&](const std::vector<row_range>& runs, index_t first) {
             for (const row_range& run : runs) {
@@ -159,7 +159,7 @@ private:
         };
         add(plan_->front_keys, 0);
         next = gathered_keys(self).begin;
-        add(own_keys(self), own);
+        add(own_keys(self), front);
         add_copy(key_heads_of(from, key_only_rows(), share(self)),
                  whole(to, gathered_key_only(self)));
         next = plan_->all_keys() - count(plan_->back_keys);

@@ -73,6 +73,8 @@ public:
     [[nodiscard]] int guidance_place() const noexcept {
         return guidance_ < 0 ? 0 : axes_[static_cast<std::size_t>(guidance_)].rank();
     }
+    /// Whether there are pipelines beside this one.
+    [[nodiscard]] bool has_peers() const noexcept { return axes_.size() > 1; }
     /// Whether this pipeline speaks for all of them.
     [[nodiscard]] bool speaks() const noexcept {
         for (std::size_t i = 0; i < axes_.size(); ++i) {
