@@ -6,12 +6,18 @@ set(latpar_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/latpar)
 
 install(TARGETS latpar EXPORT latpar-targets)
 install(DIRECTORY include/latpar DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        PATTERN "mpi" EXCLUDE)
+        PATTERN "mpi" EXCLUDE
+        PATTERN "cuda" EXCLUDE)
 install(EXPORT latpar-targets NAMESPACE latpar:: DESTINATION ${latpar_package_dir})
 if(TARGET latpar_mpi)
     install(TARGETS latpar_mpi EXPORT latpar-mpi-targets)
     install(DIRECTORY include/latpar/mpi DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/latpar)
     install(EXPORT latpar-mpi-targets NAMESPACE latpar:: DESTINATION ${latpar_package_dir})
+endif()
+if(TARGET latpar_cuda)
+    install(TARGETS latpar_cuda EXPORT latpar-cuda-targets)
+    install(DIRECTORY include/latpar/cuda DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/latpar)
+    install(EXPORT latpar-cuda-targets NAMESPACE latpar:: DESTINATION ${latpar_package_dir})
 endif()
 
 configure_package_config_file(cmake/latpar-config.cmake.in latpar-config.cmake

@@ -38,7 +38,8 @@ LAYERS = {
 POLICIES = ("layer/", "step/", "loop/", "compose/")
 # Each of these can be exchanged for another; so nothing but the user may name one.
 BACKENDS = ("comm/self.hpp", "comm/thread_team.hpp", "kernel/reference.hpp", "mpi/", "nccl/", "cuda/")
-FOREIGN = {"mpi/": "mpi.h", "nccl/": "nccl.h"}
+# What a folder needs; a header of cuda/ includes nothing of CUDA, but is nothing without the library.
+FOREIGN = {"mpi/": "mpi.h", "nccl/": "nccl.h", "cuda/": "latpar::cuda"}
 STANDARD = set(
     """algorithm any array atomic barrier bit bitset cassert cctype cerrno cfenv cfloat charconv chrono cinttypes
     climits clocale cmath compare complex concepts condition_variable coroutine csetjmp csignal cstdarg cstddef cstdint

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything but the headers that need another library: <latpar/mpi/...> is included apart.
+// Everything but the headers of other libraries: <latpar/mpi/...> and <latpar/cuda/...> are
+// included apart.
 #pragma once
 
 #include <latpar/comm/agreement.hpp>

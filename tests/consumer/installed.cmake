@@ -18,7 +18,13 @@ if(MPI)
     must_build(${project} ${SCRATCH}/mpi -DCMAKE_PREFIX_PATH=${prefix} -DCONSUMER_COMPONENTS=mpi
                "-DCONSUMER_MPIEXEC_FLAGS=${flags}")
 endif()
-foreach(component warp cuda nccl)
+set(missing warp nccl)
+if(CUDA)
+    must_build(${project} ${SCRATCH}/with_cuda -DCMAKE_PREFIX_PATH=${prefix} -DCONSUMER_COMPONENTS=cuda)
+else()
+    list(APPEND missing cuda)
+endif()
+foreach(component IN LISTS missing)
     must_fail("this installation has no component '${component}'; it has: latpar"
         ${CMAKE_COMMAND} -S ${project} -B ${SCRATCH}/${component} -G ${GENERATOR}
         -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${prefix} -DCONSUMER_COMPONENTS=${component})

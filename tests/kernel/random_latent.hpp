@@ -48,6 +48,10 @@ public:
         return out;
     }
 
+    /// All of the allocation, what lies between and around the positions too.
+    [[nodiscard]] std::span<std::byte> bytes() { return storage_; }
+    [[nodiscard]] std::span<const std::byte> bytes() const { return storage_; }
+
     friend bool operator==(const random_latent& a, const random_latent& b) {
         return a.storage_ == b.storage_;
     }

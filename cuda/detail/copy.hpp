@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// copy, copy_all and round: what a thread does, and the tasks that it is given.
+#pragma once
+
+#include "loop_shape.hpp"
+
+#include <latpar/kernel/kernel_set.hpp>
+
+namespace latpar::inline v0::cuda::detail {
+
+/// One copy, or one part of it.
+///
+/// A thread writes the elements between two multiples of its access in the target's memory, so
+/// that stores are whole whatever the alignment; loads are as wide as source and target agree.
+struct copy_task {
+    operand source;
+    operand target;
+    loop_shape shape;
+    dtype source_type = dtype::f32;
+    dtype target_type = dtype::f32;
+    dtype via = dtype::f32;      ///< what a value is rounded to on its way, when rounding
+    std::uint8_t width = 0;      ///< elements of one load; 0: an item is a single element
+    bool rows_are_even = false;  ///< every row begins at a multiple of the access
+};
+
+/// Items of a thread, all loaded before the first is stored.
+inline constexpr std::uint32_t copy_items = 4;
+inline constexpr std::uint32_t copy_tile = copy_items * block_threads;
+
+/// Several copies in one launch: as much as fits the parameters of a kernel.
+template <int Capacity>
+struct copy_batch {
+    std::uint32_t count = 0;
+    std::uint32_t tiles = 0;
+    std::uint32_t first_tile[Capacity] = {};
+    copy_task tasks[Capacity];
+};
+
+/// Elements of an item: 16 bytes of the wider type.
+[[nodiscard]] constexpr int copy_group(index_t source_size, index_t target_size) noexcept {
+    return 16 / static_cast<int>(std::max(source_size, target_size));
+}
+
+/// The task of copying or, with `via`, of rounding. The views are checked and no larger than
+/// `max_positions`.
+[[nodiscard]] copy_task plan_copy(const const_latent_view& source, const latent_view& target,
+                                  dtype via);
+
+/// Calls launch(batch) for the copies, in batches of at most `Capacity`.
+template <int Capacity, class Launch>
+void run_batches(std::span<const kernel::copy_pair> copies, Launch& launch, index_t limit) {
+    // Tiles are counted in 32 bits: a batch holds at most 128 * 2^30 / 1024 of them.
+    copy_batch<Capacity> batch;
+    const auto flush = [&] {
+        if (batch.count > 0) launch(std::as_const(batch));
+        batch.count = 0;
+        batch.tiles = 0;
+    };
+    for (const kernel::copy_pair& c : copies) {
+        for_each_block(c.target.extents, limit, [&](const auto& origin, const auto& extents) {
+            if (batch.count == Capacity) flush();
+            copy_task& task = batch.tasks[batch.count];
+            task = plan_copy(block_of(c.source, origin, extents),
+                             block_of(c.target, origin, extents), dtype::f32);
+            batch.first_tile[batch.count] = batch.tiles;
+            ++batch.count;
+            batch.tiles += (task.shape.items + copy_tile - 1) / copy_tile;
+        });
+    }
+    flush();
+}
+
+/// Calls launch(batch) for the copies, in batches that are no larger than need be.
+template <class Launch>
+void run_copies(std::span<const kernel::copy_pair> copies, Launch&& launch,
+                index_t limit = max_positions) {
+    if (copies.size() <= 1) {
+        run_batches<1>(copies, launch, limit);
+    } else if (copies.size() <= 16) {
+        run_batches<16>(copies, launch, limit);
+    } else {
+        run_batches<128>(copies, launch, limit);
+    }
+}
+
+/// Calls launch(task) for each part of a latent that is rounded to `via`.
+template <class Launch>
+void run_round(const latent_view& values, dtype via, Launch&& launch,
+               index_t limit = max_positions) {
+    // Every half and bfloat16 is a float.
+    if (via == values.type || via == dtype::f32) return;
+    for_each_block(values.extents, limit, [&](const auto& origin, const auto& extents) {
+        const latent_view block = block_of(values, origin, extents);
+        launch(plan_copy(block, block, via));
+    });
+}
+
+// What becomes of an item on its way.
+
+template <int Size>
+struct moved {
+    static constexpr int source_size = Size;
+    static constexpr int target_size = Size;
+    LATPAR_DEVICE static std::uint32_t one(std::uint32_t bits) { return bits; }
+};
+
+template <class Source, class Target>
+struct converted {
+    static constexpr int source_size = sizeof(Source);
+    static constexpr int target_size = sizeof(Target);
+    LATPAR_DEVICE static std::uint32_t one(std::uint32_t bits) {
+        return narrow<Target>(widen<Source>(bits));
+    }
+};
+
+template <class Value, class Via>
+struct rounded {
+    static constexpr int source_size = sizeof(Value);
+    static constexpr int target_size = sizeof(Value);
+    LATPAR_DEVICE static std::uint32_t one(std::uint32_t bits) {
+        return narrow<Value>(widen<Via>(narrow<Via>(widen<Value>(bits))));
+    }
+};
+
+/// Elements that are no neighbours in memory, one for each item.
+template <class Change>
+LATPAR_DEVICE void copy_elements(const copy_task& task, std::uint32_t first) {
+    constexpr int source_size = Change::source_size;
+    constexpr int target_size = Change::target_size;
+    group values[copy_items];
+    std::byte* to[copy_items];
+    LATPAR_UNROLL
+    for (std::uint32_t u = 0; u < copy_items; ++u) {
+        const std::uint32_t item = first + u * block_threads;
+        to[u] = nullptr;
+        if (item >= task.shape.items) continue;
+        const item_place at = locate(task.shape, item);
+        const auto in_row = static_cast<std::int64_t>(at.in_row);
+        to[u] = task.target.row(at, task.shape.outer_axes) + in_row * task.target.step;
+        const std::byte* from =
+            task.source.row(at, task.shape.outer_axes) + in_row * task.source.step;
+        if constexpr (source_size == 4) {
+            load<4>(from, values[u].words);
+        } else {
+            values[u].words[0] = load_half(from);
+        }
+    }
+    LATPAR_UNROLL
+    for (std::uint32_t u = 0; u < copy_items; ++u) {
+        if (!to[u]) continue;
+        const std::uint32_t bits = Change::one(values[u].words[0]);
+        if constexpr (target_size == 4) {
+            store<4>(to[u], &bits);
+        } else {
+            store_half(to[u], static_cast<std::uint16_t>(bits));
+        }
+    }
+}
+
+/// Groups of neighbours.
+template <class Change>
+LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
+    constexpr int source_size = Change::source_size;
+    constexpr int target_size = Change::target_size;
+    constexpr int count = 16 / (source_size > target_size ? source_size : target_size);
+    group values[copy_items];
+    std::byte* to[copy_items];
+    int begin[copy_items];
+    int end[copy_items];
+    LATPAR_UNROLL
+    for (std::uint32_t u = 0; u < copy_items; ++u) {
+        const std::uint32_t item = first + u * block_threads;
+        begin[u] = 0;
+        end[u] = 0;
+        to[u] = nullptr;
+        if (item >= task.shape.items) continue;
+        const item_place at = locate(task.shape, item);
+        std::byte* const row = task.target.row(at, task.shape.outer_axes);
+        int before = 0;
+        if (!task.rows_are_even) {
+            before =
+                static_cast<int>(reinterpret_cast<std::uintptr_t>(row) / target_size) & (count - 1);
+        }
+        const std::int64_t at_element = static_cast<std::int64_t>(at.in_row) * count - before;
+        const std::int64_t left = static_cast<std::int64_t>(task.shape.row_elements) - at_element;
+        begin[u] = at_element < 0 ? before : 0;
+        end[u] = left < count ? static_cast<int>(left) : count;
+        to[u] = row + at_element * target_size;
+        const std::byte* from =
+            task.source.row(at, task.shape.outer_axes) + at_element * source_size;
+        load_group<source_size, count>(from, source_size, task.width, begin[u], end[u], values[u]);
+    }
+    LATPAR_UNROLL
+    for (std::uint32_t u = 0; u < copy_items; ++u) {
+        group out;
+        LATPAR_UNROLL
+        for (int e = 0; e < count; ++e) {
+            set_bits<target_size>(out, e, Change::one(bits_of<source_size>(values[u], e)));
+        }
+        store_group<target_size, count>(to[u], target_size, count, begin[u], end[u], out);
+    }
+}
+
+template <class Change>
+LATPAR_DEVICE void change_items(const copy_task& task, std::uint32_t first) {
+    if (task.width == 0) {
+        copy_elements<Change>(task, first);
+    } else {
+        copy_groups<Change>(task, first);
+    }
+}
+
+/// The share of one thread of one tile of a task.
+LATPAR_DEVICE void copy_share(const copy_task& task, std::uint32_t first) {
+    const dtype from = task.source_type;
+    const dtype to = task.target_type;
+    if (from == to) {
+        if (from == dtype::f32) {
+            change_items<moved<4>>(task, first);
+        } else {
+            change_items<moved<2>>(task, first);
+        }
+    } else if (from == dtype::f32) {
+        if (to == dtype::bf16) {
+            change_items<converted<float, bfloat16>>(task, first);
+        } else {
+            change_items<converted<float, float16>>(task, first);
+        }
+    } else if (from == dtype::bf16) {
+        if (to == dtype::f32) {
+            change_items<converted<bfloat16, float>>(task, first);
+        } else {
+            change_items<converted<bfloat16, float16>>(task, first);
+        }
+    } else if (to == dtype::f32) {
+        change_items<converted<float16, float>>(task, first);
+    } else {
+        change_items<converted<float16, bfloat16>>(task, first);
+    }
+}
+
+/// The same of a task that rounds, to another type that holds less.
+LATPAR_DEVICE void round_share(const copy_task& task, std::uint32_t first) {
+    const dtype type = task.source_type;
+    if (type == dtype::f32) {
+        if (task.via == dtype::bf16) {
+            change_items<rounded<float, bfloat16>>(task, first);
+        } else {
+            change_items<rounded<float, float16>>(task, first);
+        }
+    } else if (type == dtype::bf16) {
+        change_items<rounded<bfloat16, float16>>(task, first);
+    } else {
+        change_items<rounded<float16, bfloat16>>(task, first);
+    }
+}
+
+/// The share of one thread of one tile of a batch.
+template <int Capacity>
+LATPAR_DEVICE void copy_batch_share(const copy_batch<Capacity>& batch, std::uint32_t tile,
+                                    std::uint32_t thread) {
+    std::uint32_t k = 0;
+    if constexpr (Capacity > 1) {
+        // The last task that begins at or before the tile.
+        std::uint32_t end = batch.count;
+        while (end - k > 1) {
+            const std::uint32_t middle = (k + end) / 2;
+            if (batch.first_tile[middle] <= tile) {
+                k = middle;
+            } else {
+                end = middle;
+            }
+        }
+    }
+    copy_share(batch.tasks[k], (tile - batch.first_tile[k]) * copy_tile + thread);
+}
+
+}  // namespace latpar::inline v0::cuda::detail

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA devices of this process.
+#include "detail/check.hpp"
+
+#include <latpar/cuda/device.hpp>
+
+namespace latpar::inline v0::cuda {
+namespace {
+
+bool on_device(const void* memory) {
+    cudaPointerAttributes attributes{};
+    detail::check(cudaPointerGetAttributes(&attributes, memory), "asking where memory lies");
+    return attributes.type == cudaMemoryTypeDevice;
+}
+
+}  // namespace
+
+int device_count() noexcept {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        return 0;
+    }
+    return count;
+}
+
+int current_device() {
+    int device = 0;
+    detail::check(cudaGetDevice(&device), "asking for the current device");
+    return device;
+}
+
+void set_device(int device) {
+    detail::check(cudaSetDevice(device), "making device ", device, " current");
+}
+
+std::string device_name(int device) {
+    cudaDeviceProp properties{};
+    detail::check(cudaGetDeviceProperties(&properties, device), "asking for the name of device ",
+                  device);
+    return properties.name;
+}
+
+void copy_bytes(void* target, const void* source, index_t bytes, stream_ref stream) {
+    if (bytes == 0) return;
+    detail::check(cudaMemcpyAsync(target, source, static_cast<std::size_t>(bytes),
+                                  cudaMemcpyDefault, detail::native(stream)),
+                  "copying ", bytes, " bytes");
+    if (on_device(target) && on_device(source)) return;
+    detail::check(cudaStreamSynchronize(detail::native(stream)), "copying ", bytes, " bytes");
+}
+
+}  // namespace latpar::inline v0::cuda

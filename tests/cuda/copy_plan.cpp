@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// How wide the accesses of a copy are, and how many launches copies take.
+#include "emulated.hpp"
+
+#include <latpar/core/memory.hpp>
+#include <latpar/kernel/reference.hpp>
+
+#include <support/catch.hpp>
+
+using namespace latpar;
+using namespace latpar::cuda::detail;
+
+namespace {
+
+/// The task of a copy between dense tensors of these types, cut to boxes of `extents`.
+copy_task task_of(dtype from, dtype to, const std::array<index_t, 5>& extents,
+                  const std::array<index_t, 5>& source_whole,
+                  const std::array<index_t, 5>& target_whole, std::uintptr_t source = 4096,
+                  std::uintptr_t target = 8192) {
+    // Nothing is read or written: a plan knows addresses only.
+    const const_latent_view in{reinterpret_cast<const std::byte*>(source), extents,
+                               dense_strides(source_whole), from, memory_space::cuda};
+    const latent_view out{reinterpret_cast<std::byte*>(target), extents,
+                          dense_strides(target_whole), to, memory_space::cuda};
+    return plan_copy(in, out, dtype::f32);
+}
+
+}  // namespace
+
+TEST_CASE("copies of boxes take the widest accesses that there are") {
+    const std::array<index_t, 5> whole{1, 16, 21, 60, 104};
+    const std::array<index_t, 5> half_w{1, 16, 21, 60, 52};
+    const copy_task packed = task_of(dtype::f32, dtype::f32, half_w, whole, half_w);
+    CHECK(packed.width == 4);
+    CHECK(packed.rows_are_even);
+    CHECK(packed.shape.items == 16 * 21 * 60 * 13);
+    // Half as many bytes: every second row begins within an access.
+    const copy_task halves = task_of(dtype::bf16, dtype::bf16, half_w, whole, half_w);
+    CHECK(halves.width == 4);
+    CHECK_FALSE(halves.rows_are_even);
+    CHECK(halves.shape.items == 16 * 21 * 60 * 8);
+    // Into the larger tensor its rows begin at multiples of 16 bytes, and loads are of 8.
+    const copy_task unpacked = task_of(dtype::bf16, dtype::bf16, half_w, half_w, whole);
+    CHECK(unpacked.width == 4);
+    CHECK(unpacked.rows_are_even);
+    CHECK(unpacked.shape.items == 16 * 21 * 60 * 7);
+    // Rows of odd length agree with nothing but their elements.
+    const std::array<index_t, 5> odd{1, 16, 21, 60, 51};
+    CHECK(task_of(dtype::f32, dtype::f32, odd, whole, odd).width == 1);
+    // The same misalignment on both sides costs whole accesses nothing.
+    CHECK(task_of(dtype::f32, dtype::f32, odd, whole, whole, 4100, 8196).width == 4);
+    CHECK(task_of(dtype::f32, dtype::f32, odd, whole, whole, 4100, 8200).width == 1);
+    CHECK(task_of(dtype::f32, dtype::f32, odd, whole, whole, 4104, 8192).width == 2);
+    // Conversions move groups of 16 bytes of the wider type.
+    const copy_task converted = task_of(dtype::f32, dtype::bf16, half_w, whole, half_w);
+    CHECK(converted.width == 4);
+    CHECK(converted.rows_are_even);
+    CHECK(converted.shape.items == 16 * 21 * 60 * 13);
+}
+
+TEST_CASE("rows of every length and alignment are copied whole, and nothing beside them") {
+    constexpr std::array types{dtype::f32, dtype::bf16, dtype::f16};
+    std::vector<std::byte> source(4096);
+    for (std::size_t i = 0; i < source.size(); ++i) source[i] = static_cast<std::byte>(i * 37 + 11);
+    // Finite numbers, whatever the type: no exponent of ones.
+    for (std::size_t i = 1; i < source.size(); i += 2) source[i] &= std::byte{0xbb};
+    index_t different = 0;
+    for (const dtype from : types) {
+        for (const dtype to : types) {
+            for (index_t length = 1; length <= 19; ++length) {
+                for (index_t skip = 0; skip <= 8; ++skip) {
+                    for (index_t gap = 0; gap <= 3; ++gap) {
+                        const std::array<index_t, 5> extents{1, 1, 1, 3, length};
+                        const auto pitched = [&](index_t pitch) {
+                            return std::array<index_t, 5>{0, 0, 0, pitch, 1};
+                        };
+                        std::vector<std::byte> got(1024, std::byte{0x5a});
+                        std::vector<std::byte> expected = got;
+                        const auto target = [&](std::vector<std::byte>& bytes) {
+                            return latent_view{bytes.data() + 64 + skip / 2 * size_of(to), extents,
+                                               pitched(length + 3 - gap), to};
+                        };
+                        const const_latent_view in{source.data() + skip * size_of(from), extents,
+                                                   pitched(length + gap), from};
+                        emulated_kernels{}.copy(in, target(got));
+                        kernel::reference{}.copy(in, target(expected));
+                        different += got != expected;
+                    }
+                }
+            }
+        }
+    }
+    CHECK(different == 0);
+}
+
+TEST_CASE("elements that are no neighbours are moved one by one") {
+    latent values({1, 2, 3, 4, 5});
+    latent_view transposed = values.view();
+    std::swap(transposed.extents[3], transposed.extents[4]);
+    std::swap(transposed.strides[3], transposed.strides[4]);
+    latent target({1, 2, 3, 5, 4});
+    const copy_task task = plan_copy(transposed, target.view(), dtype::f32);
+    CHECK(task.width == 0);
+    CHECK(task.shape.items == 2 * 3 * 4 * 5);
+}
+
+TEST_CASE("copies share launches") {
+    int launches = 0;
+    emulated_kernels kernels;
+    kernels.launches = &launches;
+    latent source({1, 1, 1, 2, 3});
+    std::vector<latent> targets;
+    std::vector<kernel::copy_pair> copies;
+    for (int k = 0; k < 300; ++k) {
+        targets.emplace_back(std::array<index_t, 5>{1, 1, 1, 2, 3});
+        copies.push_back({source.view(), targets.back().view()});
+    }
+    std::ranges::fill(source.elements<float>(), 1.0f);
+    const auto launches_of = [&](std::size_t count) {
+        launches = 0;
+        kernels.copy_all(std::span(copies).first(count));
+        return launches;
+    };
+    CHECK(launches_of(0) == 0);
+    CHECK(launches_of(1) == 1);
+    CHECK(launches_of(2) == 1);
+    CHECK(launches_of(128) == 1);
+    CHECK(launches_of(129) == 2);
+    CHECK(launches_of(300) == 3);
+    // What has no elements takes no launch.
+    latent nothing({1, 1, 0, 2, 3});
+    launches = 0;
+    kernels.copy(nothing.view(), nothing.view());
+    CHECK(launches == 0);
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What cuda::kernels and its kin refuse before any device is asked for it.
+#include <latpar/cuda/device.hpp>
+#include <latpar/cuda/kernels.hpp>
+#include <latpar/cuda/memory_resource.hpp>
+#include <latpar/cuda/stream.hpp>
+
+#include <support/catch.hpp>
+
+#include <vector>
+
+using namespace latpar;
+
+TEST_CASE("cuda kernels refuse host memory, and a stitch of too many parts") {
+    latent a({1, 2, 3, 4, 5});
+    latent b({1, 2, 3, 4, 5});
+    const cuda::kernels kernels;
+    CHECK(kernels.space() == memory_space::cuda);
+    CHECK_THROWS_AS(kernels.copy(a.view(), b.view()), usage_error);
+    CHECK_THROWS_WITH(kernels.copy(a.view(), b.view()),
+                      ContainsSubstring("host memory") && ContainsSubstring("cuda memory"));
+    CHECK_THROWS_WITH(kernels.round(a.view(), dtype::bf16), ContainsSubstring("cuda memory"));
+    const auto on_device = [](latent_view view) {
+        view.space = memory_space::cuda;
+        return view;
+    };
+    const std::vector<float> weights(3, 1.0f);
+    const std::vector<kernel::stitch_part> parts(129, {on_device(b.view()), 0, weights});
+    CHECK_THROWS_WITH(kernels.stitch(on_device(a.view()), axis::t, parts),
+                      ContainsSubstring("129 parts"));
+}
+
+TEST_CASE("without a device nothing pretends that there is one") {
+    if (cuda::device_count() > 0) {
+        SUCCEED("there is a device");
+        return;
+    }
+    CHECK_THROWS_AS(cuda::stream(), device_error);
+    CHECK_THROWS_AS(cuda::current_device(), device_error);
+    CHECK_THROWS_WITH(cuda::device_memory(0).allocate(16), ContainsSubstring("failed: "));
+}
