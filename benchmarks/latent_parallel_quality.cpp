@@ -3,16 +3,12 @@
 // rotation, partition and wire types, with mean and spread over seeds.
 #include <latpar/comm/self.hpp>
 #include <latpar/loop/serial.hpp>
-#include <latpar/schedule/philox_noise.hpp>
 #include <latpar/step/latent_parallel.hpp>
 
 #include <CLI/CLI.hpp>
+#include <bundled_model.hpp>
 #include <generate/guided_model.hpp>
-#include <generate/job.hpp>
-#include <nlohmann/json.hpp>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -21,7 +17,7 @@
 #include <thread>
 
 using namespace latpar;
-using json = nlohmann::ordered_json;
+using bench::json;
 
 namespace {
 
@@ -64,26 +60,6 @@ std::vector<variant> variants() {
     return out;
 }
 
-const std::vector<std::string> prompts{"red circle, blue star, night",
-                                       "yellow square, day",
-                                       "green triangle, white ring, forest",
-                                       "orange star, cyan circle, purple square, sunset",
-                                       "white star, night",
-                                       "blue ring, red triangle, day",
-                                       "cyan square, yellow ring, sunset",
-                                       "purple circle, green star, white triangle, forest"};
-
-template <class Model>
-latent sample(Model& model, const generate::job& j) {
-    loop::serial loop(model, j.schedule, j.extents);
-    const philox_noise noise(j.options.seed);
-    loop.start(noise);
-    loop.run(noise);
-    latent out(j.extents);
-    loop.collect(out.view());
-    return out;
-}
-
 latent sample_parts(const generate::job& j, const variant& v, int threads) {
     self_communicator comm;
     auto options = v.options;
@@ -92,7 +68,8 @@ latent sample_parts(const generate::job& j, const variant& v, int threads) {
     latent_parallel policy(
         generate::guided_model(j, threads, {}), comm,
         plan_latent_parallel(latent_problem::of(j.extents, j.schedule), options, 1));
-    return sample(policy, j);
+    loop::serial loop(policy, j.schedule, j.extents);
+    return bench::finish(loop, j);
 }
 
 /// The JSON of an earlier or another process.
@@ -117,14 +94,9 @@ void print_table(const json& seeds) {
             if (row.contains(v.name)) psnr.push_back(row.at(v.name).at("psnr_db"));
         }
         if (psnr.empty()) continue;
-        const double count = static_cast<double>(psnr.size());
-        double mean = 0;
-        for (const double p : psnr) mean += p / count;
-        double square = 0;
-        for (const double p : psnr) square += (p - mean) * (p - mean);
-        const auto [least, most] = std::minmax_element(psnr.begin(), psnr.end());
-        std::printf("| %s | %zu | %.2f | %.2f | %.2f | %.2f |\n", v.name.c_str(), psnr.size(), mean,
-                    std::sqrt(square / std::max(count - 1, 1.0)), *least, *most);
+        const auto s = bench::statistics::of(psnr);
+        std::printf("| %s | %zu | %.2f | %.2f | %.2f | %.2f |\n", v.name.c_str(), s.count, s.mean,
+                    s.deviation, s.least, s.most);
     }
 }
 
@@ -134,7 +106,7 @@ int main(int argc, char** argv) try {
     generate::options options;
     options.quiet = true;
     int first = 0;
-    int seeds = static_cast<int>(prompts.size());
+    int seeds = bench::prompts;
     std::string results = "latent_parallel_quality.json";
     std::vector<std::string> others;
     std::vector<std::string> notes;
@@ -164,16 +136,12 @@ int main(int argc, char** argv) try {
     for (const std::string& path : others) {
         all["seeds"].merge_patch(read_results(path, all).at("seeds"));
     }
-    for (const std::string& note : notes) {
-        const auto end = note.find('=');
-        detail::require(end != std::string::npos, "--note ", note, " is not KEY=TEXT");
-        all[note.substr(0, end)] = note.substr(end + 1);
-    }
+    bench::add_notes(all, notes);
 
     for (int seed = first; seed < seeds; ++seed) {
         json& row = all["seeds"][std::to_string(seed)];
         options.seed = static_cast<std::uint64_t>(seed);
-        options.prompt = prompts[static_cast<std::size_t>(seed) % prompts.size()];
+        options.prompt = bench::prompt_of(seed);
         const bool draws = seed == 0 && !sheets.empty();
         const generate::job j = generate::prepare(options);
         std::optional<latent> serial;
@@ -182,12 +150,13 @@ int main(int argc, char** argv) try {
             if (row.contains(v.name) && !draws) continue;
             if (!serial) {
                 generate::guided_model model(j, threads, {});
-                serial = sample(model, j);
+                loop::serial loop(model, j.schedule, j.extents);
+                serial = bench::finish(loop, j);
             }
             const latent parts = sample_parts(j, v, threads);
             const auto alike = generate::compare(j, parts.view(), std::as_const(*serial).view());
             row[v.name] = {{"psnr_db", alike.psnr_db}, {"relative_error", alike.relative_error}};
-            std::ofstream(results) << all.dump(1) << '\n';
+            bench::write(all, results);
             std::cout << "seed " << seed << "  " << v.name << "  " << alike.psnr_db << " dB"
                       << std::endl;
             if (draws) {
@@ -202,7 +171,7 @@ int main(int argc, char** argv) try {
         }
     }
 
-    std::ofstream(results) << all.dump(1) << '\n';
+    bench::write(all, results);
     print_table(all.at("seeds"));
     return 0;
 } catch (const std::exception& error) {

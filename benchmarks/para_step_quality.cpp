@@ -5,36 +5,24 @@
 #include <latpar/loop/batch_step.hpp>
 #include <latpar/loop/para_step.hpp>
 #include <latpar/loop/serial.hpp>
-#include <latpar/schedule/philox_noise.hpp>
 
 #include <CLI/CLI.hpp>
+#include <bundled_model.hpp>
 #include <generate/guided_model.hpp>
-#include <generate/job.hpp>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <iostream>
 #include <thread>
 #include <unordered_map>
 
 using namespace latpar;
-using json = nlohmann::ordered_json;
+using bench::json;
 
 namespace {
 
 const std::vector<std::string> schedulers{"euler_flow", "unipc_flow", "dpmpp2m_flow"};
-const std::vector<std::string> prompts{"red circle, blue star, night",
-                                       "yellow square, day",
-                                       "green triangle, white ring, forest",
-                                       "orange star, cyan circle, purple square, sunset",
-                                       "white star, night",
-                                       "blue ring, red triangle, day",
-                                       "cyan square, yellow ring, sunset",
-                                       "purple circle, green star, white triangle, forest"};
 
 /// Calls the model once for each latent that it is shown at a step. The runs of one seed share
 /// their warm-up, and more.
@@ -62,19 +50,9 @@ private:
     std::unordered_map<std::string, std::vector<float>> predictions_;
 };
 
-template <class Loop>
-latent finish(Loop& loop, const generate::job& j) {
-    const philox_noise noise(j.options.seed);
-    loop.start(noise);
-    loop.run(noise);
-    latent out(j.extents);
-    loop.collect(out.view());
-    return out;
-}
-
 latent sample_serially(remembering& model, const generate::job& j) {
     loop::serial loop(model, j.schedule, j.extents);
-    return finish(loop, j);
+    return bench::finish(loop, j);
 }
 
 /// One way to take several steps at once, and what it is called in the table.
@@ -97,14 +75,14 @@ struct variant {
             batch.degree = degree;
             batch.reuse = options.reuse;
             loop::batch_step loop(model, j.schedule, plan_batch_step(problem, batch));
-            latent out = finish(loop, j);
+            latent out = bench::finish(loop, j);
             return {std::move(out), loop.plan().critical_path_calls()};
         }
         self_communicator comm;
         auto one = options;
         one.degree = degree;
         loop::para_step loop(model, comm, j.schedule, plan_para_step(problem, one, 1));
-        latent out = finish(loop, j);
+        latent out = bench::finish(loop, j);
         return {std::move(out), loop.plan().critical_path_calls()};
     }
 };
@@ -138,36 +116,22 @@ std::vector<variant> variants(const std::string& scheduler) {
     return out;
 }
 
-/// Mean, smallest and largest over the seeds.
-struct summary {
-    double mean = 0;
-    double worst = 1e9;
-    double best = -1e9;
-    index_t calls = 0;
-};
-
-summary summarize(const json& seeds, const std::string& scheduler, const std::string& name) {
-    summary out;
-    for (const auto& [seed, rows] : seeds.items()) {
-        const json& row = rows.at(scheduler).at(name);
-        const double psnr = row.at("psnr_db");
-        out.mean += psnr / static_cast<double>(seeds.size());
-        out.worst = std::min(out.worst, psnr);
-        out.best = std::max(out.best, psnr);
-        out.calls = row.at("critical_path_calls");
-    }
-    return out;
-}
-
 void print_table(const json& seeds) {
     std::printf(
         "\n| scheduler | variant | critical-path calls | mean | worst | best |\n"
         "|---|---|---|---|---|---|\n");
     for (const std::string& scheduler : schedulers) {
         for (const variant& v : variants(scheduler)) {
-            const summary s = summarize(seeds, scheduler, v.name());
+            std::vector<double> psnr;
+            index_t calls = 0;
+            for (const auto& [seed, rows] : seeds.items()) {
+                const json& row = rows.at(scheduler).at(v.name());
+                psnr.push_back(row.at("psnr_db"));
+                calls = row.at("critical_path_calls");
+            }
+            const auto s = bench::statistics::of(psnr);
             std::printf("| `%s` | %s | %ld | %.1f | %.1f | %.1f |\n", scheduler.c_str(),
-                        v.name().c_str(), static_cast<long>(s.calls), s.mean, s.worst, s.best);
+                        v.name().c_str(), static_cast<long>(calls), s.mean, s.least, s.most);
         }
     }
 }
@@ -191,14 +155,10 @@ void print_comparison(const json& seeds, const char* title,
             }
         }
     }
-    double mean = 0;
-    double squares = 0;
-    for (const double gain : gains) mean += gain / static_cast<double>(gains.size());
-    for (const double gain : gains) squares += (gain - mean) * (gain - mean);
-    const auto count = static_cast<double>(gains.size());
     const auto nearer = std::count_if(gains.begin(), gains.end(), [](double g) { return g > 0; });
-    std::printf("%s: %+.2f dB, standard error %.2f, nearer in %ld of %zu\n", title, mean,
-                std::sqrt(squares / (count - 1) / count), static_cast<long>(nearer), gains.size());
+    const auto s = bench::statistics::of(gains);
+    std::printf("%s: %+.2f dB, standard error %.2f, nearer in %ld of %zu\n", title, s.mean,
+                s.standard_error(), static_cast<long>(nearer), s.count);
 }
 
 void print_comparisons(const json& seeds) {
@@ -227,14 +187,6 @@ void print_comparisons(const json& seeds) {
                      });
 }
 
-std::string processor() {
-    std::ifstream file("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-        if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-    }
-    return "unknown";
-}
-
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -242,7 +194,7 @@ int main(int argc, char** argv) try {
     options.quiet = true;
     options.frames = 8;
     int first = 0;
-    int seeds = static_cast<int>(prompts.size());
+    int seeds = bench::prompts;
     int threads = static_cast<int>(std::thread::hardware_concurrency());
     std::string results = "para_step_quality.json";
     std::vector<std::string> notes;
@@ -263,31 +215,19 @@ int main(int argc, char** argv) try {
     options.width = options.height;
 
     json all = {{"benchmark", "para_step_quality"},
-                {"processor", processor()},
+                {"processor", bench::processor()},
                 {"compiler", __VERSION__},
                 {"steps", options.steps},
                 {"guidance", options.guidance},
                 {"frames", options.frames},
                 {"pixels", {options.height, options.width}}};
-    for (const std::string& note : notes) {
-        const auto end = note.find('=');
-        detail::require(end != std::string::npos, "--note ", note, " is not KEY=TEXT");
-        all[note.substr(0, end)] = note.substr(end + 1);
-    }
+    bench::add_notes(all, notes);
     all["seeds"] = json::object();
-    if (std::ifstream file(results); file) {
-        json before = json::parse(file);
-        all["seeds"].swap(before["seeds"]);
-        json here = all;
-        here["seeds"] = before["seeds"];
-        detail::require(here == before, results,
-                        " was begun with other settings or notes; give "
-                        "those again, or another --results");
-    }
+    bench::take_over(all, "seeds", results);
 
     for (int seed = first; seed < seeds; ++seed) {
         options.seed = static_cast<std::uint64_t>(seed);
-        options.prompt = prompts[static_cast<std::size_t>(seed) % prompts.size()];
+        options.prompt = bench::prompt_of(seed);
         for (const std::string& scheduler : schedulers) {
             options.scheduler = scheduler;
             json& row = all["seeds"][std::to_string(seed)][scheduler];
@@ -304,7 +244,7 @@ int main(int argc, char** argv) try {
                 row[v.name()] = {{"psnr_db", alike.psnr_db},
                                  {"relative_error", alike.relative_error},
                                  {"critical_path_calls", calls}};
-                std::ofstream(results) << all.dump(1) << '\n';
+                bench::write(all, results);
                 std::cout << "seed " << seed << ' ' << scheduler << ' ' << v.name() << "  "
                           << alike.psnr_db << " dB" << std::endl;
             }
