@@ -225,9 +225,9 @@ bool compare_alone(const share& at, const latpar::latent& result, index_t first,
     const auto serial =
         sample_alone(j, weights, {"one rank", at.is_silent(), at.around.stop_requested}, first,
                      result.view().extents, {&memory, memory_space::host});
+    if (!serial) return false;
     at.figures.serial_wall_seconds = seconds_since(start);
     at.figures.serial_peak_bytes = memory.peak_bytes() + weights->storage.bytes();
-    if (!serial) return false;
     const likeness alike = compare(j, result.view(), serial->view());
     at.figures.psnr_db = alike.psnr_db;
     at.figures.relative_error = alike.relative_error;
@@ -279,13 +279,13 @@ ending sample(const share& at, std::shared_ptr<wan::executor> exec) {
     const index_t asked = j.options.video.stop_after;
     bool complete = finished || total == 0 || (asked > 0 && at.figures.video->iterations >= asked);
     if (at.is_first()) {
+        // First, so that an output that fails does not cost it.
+        const bool saves = !finished && !j.options.video.save_state.empty();
+        if (saves) save(loop, j);
         media::rgb_video sheet;
         if (finished && j.options.compare_serial) complete = compare_alone(at, kept, first, sheet);
         at.figures.written = outputs->close(sheet);
-        if (!finished && !j.options.video.save_state.empty()) {
-            save(loop, j);
-            at.figures.written.push_back(j.options.video.save_state.string());
-        }
+        if (saves) at.figures.written.push_back(j.options.video.save_state.string());
     }
     // The others wait here, so that no rank ends while rank 0 still works.
     return latpar::any_rank(at.world, !complete) ? ending::stopped : ending::complete;

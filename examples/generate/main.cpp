@@ -121,6 +121,7 @@ int run_on_processes(const generate::options& options) {
 int run(const generate::options& options) {
     if (options.plan != generate::plan_format::none) {
         const auto tell_plan = [&](const auto& plan) {
+            if (process_rank().value_or(0) > 0) return;
             const bool as_json = options.plan == generate::plan_format::json;
             std::cout << (as_json ? to_json(plan) : to_table(plan));
         };

@@ -14,6 +14,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <set>
 
 namespace generate {
 namespace {
@@ -78,6 +79,17 @@ void check_files(const options& o) {
     }
     if (!o.report.empty()) require_writable("--report", o.report);
     if (!o.video.save_state.empty()) require_writable("--save-state", o.video.save_state);
+    // A state may replace the one that it goes on from.
+    std::vector<std::filesystem::path> files = o.outputs;
+    files.push_back(o.report);
+    files.push_back(o.video.save_state);
+    if (o.video.resume != o.video.save_state) files.push_back(o.video.resume);
+    std::set<std::filesystem::path> names;
+    for (const auto& file : files) {
+        if (file.empty()) continue;
+        latpar::detail::require(names.insert(std::filesystem::weakly_canonical(file)).second,
+                                file.string(), " is named for two files; give each its own name");
+    }
 }
 
 /// What goes with the axis stage alone.
@@ -100,6 +112,14 @@ void check_video(const CLI::App& app, const options& o) {
     require(o.batch_step == 0, "--batch-step ", o.batch_step,
             " batches the steps of one latent, and the blocks of --mesh ", o.mesh,
             " have a step each; leave one of them out");
+    for (const char* name : {"--overlap", "--partition", "--layout", "--rotation", "--wire-state",
+                             "--warm-up", "--reuse", "--history"}) {
+        require(app.count(name) == 0, name, ' ', app[name]->as<std::string>(),
+                " belongs to an axis that does not go with stage; leave it out");
+    }
+    require(!o.compare_serial || o.video.stop_after == 0, "--stop-after ", o.video.stop_after,
+            " ends the video early, and --compare-serial compares whole ones; leave one of them "
+            "out");
     const index_t total = delivered_latents(o);
     require(app.count("--frames") == 0 || app.count("--total-latents") == 0 || o.frames == total,
             "--frames ", o.frames, " and --total-latents ", total,

@@ -61,7 +61,8 @@ std::array<latpar::layer::forward_plan, 2> plan_calls(const wan::config& model,
                                                       int ulysses, int ring) {
     const auto transformer = wan::transformer_shape_of(model);
     const extents3 grid = model.token_grid(window);
-    const index_t cat = model.token_grid({cat_latents, window[1], window[2]})[0];
+    const index_t cat =
+        cat_latents == 0 ? 0 : model.token_grid({cat_latents, window[1], window[2]})[0];
     // The block behind, in whose window they are the first after the context, kept them.
     const index_t frame = grid[1] * grid[2];
     const auto lent =

@@ -177,6 +177,14 @@ TEST_CASE("a stage's tokens on several ranks give the video to rounding, and the
         CHECK(relative_l2(latent_of(at.file("many.safetensors")), one) < 1e-5);
         check_bytes(json::parse(content(at.file("r.json"))));
     }
+    // Without context nothing is lent.
+    const outcome alone = run(at, at.tiny("16x12x8x12") +
+                                      "--mesh stage=2,ulysses=2 --block-latents 3 --cat-latents 0 "
+                                      "--report " +
+                                      at.file("r.json"));
+    INFO(alone.text);
+    REQUIRE(alone.status == 0);
+    check_bytes(json::parse(content(at.file("r.json"))));
 }
 
 TEST_CASE("blocks may have independent noise, that of one latent of the video's length") {
@@ -449,6 +457,13 @@ TEST_CASE("what has no meaning for a long video, or without one, is refused with
     refused("--mesh stage=2 --total-latents 0 --output " + at.file("a.png"), "use .gif");
     refused(video(at, "stage=2", 0) + "--compare-serial", "give --total-latents a number");
     refused(video(at, "stage=2") + "--save-state " + at.file("no/s"), "create it first");
+    refused(video(at, "stage=2") + "--wire-state bf16", "--wire-state bf16 belongs to an axis");
+    refused(video(at, "stage=2") + "--overlap 0.5", "--overlap 0.5 belongs to an axis");
+    refused(video(at, "stage=2") + "--stop-after 3 --compare-serial", "compares whole ones");
+    refused(video(at, "stage=2") + "--output " + at.file("a.gif") + " --save-state " +
+                at.file("./a.gif"),
+            "is named for two files");
+    refused("--output " + at.file("a.gif") + " " + at.file("a.gif"), "is named for two files");
     refused("--mesh stage=2 --latent 16x21x60x104 --patch 1,2,2 --plan", "--weights");
     CHECK(run(at, video(at, "stage=2") + "--noise loud").status != 0);
     CHECK(run(at, video(at, "stage=2") + "--resume " + at.file("none")).status != 0);
