@@ -434,8 +434,8 @@ private:
             sends_.push_back({mine.data, mine.elements(), mine.type, place, mine.space});
             recvs_.push_back({theirs.data, theirs.elements(), theirs.type, place, theirs.space});
         }
-        std::optional<exchange_type> exchange(guides.start_exchange(sends_, recvs_, stream));
-        finish(exchange);
+        exchange_type exchange = guides.start_exchange(sends_, recvs_, stream);
+        waiting([&] { exchange.wait(); });
         return all;
     }
 
