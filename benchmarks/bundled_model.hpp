@@ -6,6 +6,7 @@
 #include <latpar/loop/dual_paral.hpp>
 #include <latpar/schedule/philox_noise.hpp>
 
+#include <CLI/CLI.hpp>
 #include <generate/job.hpp>
 #include <nlohmann/json.hpp>
 
@@ -136,5 +137,48 @@ inline std::string processor() {
     }
     return "unknown";
 }
+
+/// What the benchmarks of a DualParal run let the user choose.
+struct dual_paral_case {
+    generate::options options;
+    latpar::loop::dual_paral_options dual{};
+    int threads = 1;
+    std::vector<std::string> notes{};
+
+    dual_paral_case() {
+        options.quiet = true;
+        options.height = 48;
+        options.steps = 8;
+    }
+    void add_to(CLI::App& app) {
+        app.add_option("--steps", options.steps)->capture_default_str();
+        app.add_option("--size", options.height, "Height and width in pixels")
+            ->capture_default_str();
+        app.add_option("--block-latents", dual.block_latents)->capture_default_str();
+        app.add_option("--cat-latents", dual.cat_latents)->capture_default_str();
+        app.add_option("--weights", options.weights);
+        app.add_option("--threads", threads, "Of each stage")->capture_default_str();
+        app.add_option("--note", notes, "KEY=TEXT to keep in the JSON, such as commit=...");
+    }
+    [[nodiscard]] generate::job job() {
+        options.width = options.height;
+        options.frames = dual.block_latents;
+        return generate::prepare(options);
+    }
+    /// The head of the results.
+    [[nodiscard]] json head(const char* benchmark) const {
+        json out = {{"benchmark", benchmark},
+                    {"processor", processor()},
+                    {"compiler", __VERSION__},
+                    {"steps", options.steps},
+                    {"guidance", options.guidance},
+                    {"pixels", {options.height, options.height}},
+                    {"block_latents", dual.block_latents},
+                    {"cat_latents", dual.cat_latents},
+                    {"threads_of_a_stage", threads}};
+        add_notes(out, notes);
+        return out;
+    }
+};
 
 }  // namespace bench

@@ -91,61 +91,38 @@ std::string load_average() {
 }  // namespace
 
 int main(int argc, char** argv) try {
-    generate::options options;
-    options.quiet = true;
-    options.height = 48;
-    options.steps = 8;
-    loop::dual_paral_options dual;
+    bench::dual_paral_case with;
     std::vector<int> stages{1, 2};
     std::vector<index_t> blocks{4, 24};
-    int threads = 1;
     int turns = 2;
     std::string results = "dual_paral_idle.json";
-    std::vector<std::string> notes;
     CLI::App app("Idle share of DualParal's stages, measured beside planned");
     app.add_option("--stages", stages)->capture_default_str();
     app.add_option("--blocks", blocks)->capture_default_str();
     app.add_option("--turns", turns, "The fastest of so many is told, at least 1")
         ->capture_default_str();
-    app.add_option("--steps", options.steps)->capture_default_str();
-    app.add_option("--size", options.height, "Height and width in pixels")->capture_default_str();
-    app.add_option("--block-latents", dual.block_latents)->capture_default_str();
-    app.add_option("--cat-latents", dual.cat_latents)->capture_default_str();
-    app.add_option("--weights", options.weights);
-    app.add_option("--threads", threads, "Of each stage")->capture_default_str();
+    with.add_to(app);
     app.add_option("--results", results, "JSON")->capture_default_str();
-    app.add_option("--note", notes, "KEY=TEXT to keep in the JSON, such as commit=...");
     CLI11_PARSE(app, argc, argv);
-    options.width = options.height;
-    options.frames = dual.block_latents;
     detail::require(turns >= 1, "--turns ", turns, "; use 1 or more");
 
-    json all = {{"benchmark", "dual_paral_idle"},
-                {"processor", bench::processor()},
-                {"processors", std::thread::hardware_concurrency()},
-                {"load_average_before", load_average()},
-                {"compiler", __VERSION__},
-                {"steps", options.steps},
-                {"guidance", options.guidance},
-                {"pixels", {options.height, options.width}},
-                {"block_latents", dual.block_latents},
-                {"cat_latents", dual.cat_latents},
-                {"threads_of_a_stage", threads},
-                {"turns", turns}};
-    bench::add_notes(all, notes);
+    json all = with.head("dual_paral_idle");
+    all["processors"] = std::thread::hardware_concurrency();
+    all["turns"] = turns;
+    all["load_average_before"] = load_average();
     all["runs"] = json::array();
 
-    const generate::job j = generate::prepare(options);
+    const generate::job j = with.job();
     // In turns, so that what disturbs the machine disturbs all.
     std::vector<std::pair<loop::dual_paral_plan, std::vector<timing>>> runs;
     for (const int count : stages) {
         for (const index_t b : blocks) {
-            dual.total_latents = dual.cat_latents + b * dual.block_latents;
-            runs.push_back({bench::plan_dual_paral(j, dual, count), {}});
+            with.dual.total_latents = with.dual.cat_latents + b * with.dual.block_latents;
+            runs.push_back({bench::plan_dual_paral(j, with.dual, count), {}});
         }
     }
     for (int turn = 0; turn < turns; ++turn) {
-        for (auto& [plan, times] : runs) times.push_back(measure(j, plan, threads));
+        for (auto& [plan, times] : runs) times.push_back(measure(j, plan, with.threads));
     }
     for (const auto& [plan, times] : runs) all["runs"].push_back(to_json(plan, times));
     all["load_average_after"] = load_average();

@@ -123,54 +123,32 @@ void print_table(const json& stages) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-    generate::options options;
-    options.quiet = true;
-    options.height = 48;
-    options.steps = 8;
-    loop::dual_paral_options dual;
-    dual.total_latents = 2000;
+    bench::dual_paral_case with;
+    with.dual.total_latents = 2000;
     index_t early = 500;
     int stages = 2;
-    int threads = 1;
     std::string results = "dual_paral_memory.json";
-    std::vector<std::string> notes;
     CLI::App app("Peak memory of DualParal, early in a long video and at its end");
     app.add_option("--stages", stages, "One number a process: its peak is that of one run")
         ->capture_default_str();
-    app.add_option("--latents", dual.total_latents, "Delivered in all")->capture_default_str();
+    app.add_option("--latents", with.dual.total_latents, "Delivered in all")->capture_default_str();
     app.add_option("--early", early, "Latents at which the peaks are read first")
         ->capture_default_str();
-    app.add_option("--steps", options.steps)->capture_default_str();
-    app.add_option("--size", options.height, "Height and width in pixels")->capture_default_str();
-    app.add_option("--block-latents", dual.block_latents)->capture_default_str();
-    app.add_option("--cat-latents", dual.cat_latents)->capture_default_str();
-    app.add_option("--weights", options.weights);
-    app.add_option("--threads", threads, "Of each stage")->capture_default_str();
+    with.add_to(app);
     app.add_option("--results", results, "JSON; keeps what it has of other numbers of stages")
         ->capture_default_str();
-    app.add_option("--note", notes, "KEY=TEXT to keep in the JSON, such as commit=...");
     CLI11_PARSE(app, argc, argv);
-    options.width = options.height;
-    options.frames = dual.block_latents;
-    detail::require(early > 0 && early < dual.total_latents, "--early ", early,
-                    " is to be between 0 and the ", dual.total_latents, " latents of --latents");
+    const index_t latents = with.dual.total_latents;
+    detail::require(early > 0 && early < latents, "--early ", early, " is to be between 0 and the ",
+                    latents, " latents of --latents");
 
-    json all = {{"benchmark", "dual_paral_memory"},
-                {"processor", bench::processor()},
-                {"compiler", __VERSION__},
-                {"steps", options.steps},
-                {"guidance", options.guidance},
-                {"pixels", {options.height, options.width}},
-                {"block_latents", dual.block_latents},
-                {"cat_latents", dual.cat_latents},
-                {"threads_of_a_stage", threads}};
-    bench::add_notes(all, notes);
+    json all = with.head("dual_paral_memory");
     all["stages"] = json::object();
     bench::take_over(all, "stages", results);
 
-    const generate::job j = generate::prepare(options);
-    const auto plan = bench::plan_dual_paral(j, dual, stages);
-    const auto marks = measure(j, plan, {early, dual.total_latents}, threads);
+    const generate::job j = with.job();
+    const auto plan = bench::plan_dual_paral(j, with.dual, stages);
+    const auto marks = measure(j, plan, {early, latents}, with.threads);
     all["stages"][std::to_string(stages)] = to_json(plan, marks.at(0), marks.at(1));
     bench::write(all, results);
     print_table(all["stages"]);

@@ -508,6 +508,14 @@ TEST_CASE("a file that is no part of this video is refused, and the ranks do not
         }
     });
     for (const auto& text : messages) CHECK_THAT(text, ContainsSubstring("another plan"));
+    thread_team(2).run([&](thread_communicator& comm) {
+        auto own = v.model();
+        loop::dual_paral mine(own, comm, v.schedule, v.rule, v.plan(2));
+        if (comm.rank() == 1) {
+            expect_throws([&] { mine.restore(safetensors_file::open(file)); },
+                          "stage 1 has no latents to restore");
+        }
+    });
 }
 
 TEST_CASE("a video without an end begins as one with an end does") {

@@ -14,7 +14,9 @@
 #include <wan/sequence_parallel.hpp>
 
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 /// The ways of the tokens that the recorded inputs are tried with.
@@ -27,6 +29,17 @@ inline std::vector<latpar::mesh_shape> layer_meshes(int ranks) {
     return out;
 }
 
+/// A model whose attention shares the tokens along `ulysses` and `ring`, without text yet.
+template <latpar::communicator Comm>
+wan::transformer<wan::sequence_parallel<Comm>> spread_model(
+    std::shared_ptr<const wan::weights> weights, latpar::mesh<Comm>& axes,
+    latpar::memory_source memory = {}) {
+    auto exec = executor_of(1, "auto", memory);
+    wan::sequence_parallel<Comm> attend(weights->config, exec, axes.axis("ulysses"),
+                                        axes.axis("ring"));
+    return {std::move(weights), std::move(exec), std::move(attend)};
+}
+
 /// What is wrong with the recorded outputs on this mesh; empty if nothing is.
 template <latpar::communicator Comm>
 std::string recorded_on_mesh(Comm& world, const latpar::mesh_shape& shape) {
@@ -34,10 +47,7 @@ std::string recorded_on_mesh(Comm& world, const latpar::mesh_shape& shape) {
     const auto recorded = safetensors_file::open(reference_file("wan_tiny_io.safetensors"));
     const auto tiny = wan::load_weights(reference_file("wan_tiny.safetensors"));
     mesh<metered<Comm>> axes(mesh<Comm>(world, shape));
-    auto exec = executor_of(1);
-    using attention = wan::sequence_parallel<metered<Comm>>;
-    wan::transformer<attention> model(
-        tiny, exec, attention(tiny->config, exec, axes.axis("ulysses"), axes.axis("ring")));
+    auto model = spread_model(tiny, axes);
     std::string out;
     std::map<std::string, index_t> planned;
     const int rank = axes.coordinate("ring") * axes.degree("ulysses") + axes.coordinate("ulysses");
@@ -99,10 +109,7 @@ std::string nest_on_mesh(Comm& world, const latpar::mesh_shape& shape,
     };
 
     mesh<metered<Comm>> axes(mesh<Comm>(world, shape));
-    auto exec = executor_of(1);
-    using attention = wan::sequence_parallel<metered<Comm>>;
-    wan::transformer<attention> spread(
-        weights, exec, attention(weights->config, exec, axes.axis("ulysses"), axes.axis("ring")));
+    auto spread = spread_model(weights, axes);
     set_texts(spread);
     const auto plan = plan_composition(problem, shape, options);
     composition nest(std::move(spread), axes, schedule, plan);

@@ -70,11 +70,7 @@ TEST_CASE("more ranks than tokens") {
     const auto expected = predicted(whole, z, at.info);
     thread_team(6).run([&](thread_communicator& world) {
         mesh<thread_communicator> axes(world, {{"ring", 3}, {"ulysses", 2}});
-        auto exec = executor_of(1);
-        using attention = wan::sequence_parallel<thread_communicator>;
-        wan::transformer<attention> model(
-            weights, exec,
-            attention(weights->config, exec, axes.axis("ulysses"), axes.axis("ring")));
+        auto model = spread_model(weights, axes);
         set_texts(model);
         EXPECT(relative_l2(predicted(model, z, at.info), expected) < 1e-5);
     });
@@ -90,11 +86,7 @@ TEST_CASE("a rank whose model throws outside of its attention stops those that s
         std::vector<std::string> messages(4);
         thread_team(4).run([&](thread_communicator& world) {
             mesh<thread_communicator> axes(world, {{"ring", 2}, {"ulysses", 2}});
-            auto exec = executor_of(1);
-            using attention = wan::sequence_parallel<thread_communicator>;
-            wan::transformer<attention> model(
-                weights, exec,
-                attention(weights->config, exec, axes.axis("ulysses"), axes.axis("ring")));
+            auto model = spread_model(weights, axes);
             const std::string_view stage = where;
             // No text, or no hidden tensor.
             const bool is_odd = world.rank() == 2;
@@ -150,11 +142,7 @@ TEST_CASE("a rank whose model throws stops those that share its tokens") {
     std::vector<std::string> messages(4);
     thread_team(4).run([&](thread_communicator& world) {
         mesh<thread_communicator> axes(world, {{"ring", 2}, {"ulysses", 2}});
-        auto exec = executor_of(1);
-        using attention = wan::sequence_parallel<thread_communicator>;
-        wan::transformer<attention> model(
-            weights, exec,
-            attention(weights->config, exec, axes.axis("ulysses"), axes.axis("ring")));
+        auto model = spread_model(weights, axes);
         set_texts(model);
         const latent z = filled_latent({1, 4, 3, 8, 8}, 1);
         const call at(z, 300);

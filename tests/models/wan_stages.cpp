@@ -78,7 +78,7 @@ TEST_CASE("a window on several ranks is lent what the window before it kept on s
         thread_team(shape.size()).run([&](thread_communicator& world) {
             mesh<metered<thread_communicator>> axes(mesh<thread_communicator>(world, shape));
             counting_resource memory;
-            auto model = spread_model(axes, {&memory, memory_space::host});
+            auto model = spread_stages(axes, {&memory, memory_space::host});
             const int ulysses = axes.degree("ulysses");
             const int ring = axes.degree("ring");
             const int rank = axes.coordinate("ring") * ulysses + axes.coordinate("ulysses");
@@ -131,7 +131,7 @@ TEST_CASE("ranks know which rows the others are lent") {
     // Each keeps those, and no others.
     thread_team(4).run([&](thread_communicator& world) {
         mesh<thread_communicator> axes(world, {{"ulysses", 4}});
-        auto model = spread_model(axes);
+        auto model = spread_stages(axes);
         wan::feature_cache cache(model.plan_cache(0, 4, branches, 2, largest));
         static_cast<void>(staged(model, 1, &cache));
         const std::array<index_t, 5> ends{0, 0, 3, 10, 12};
@@ -179,7 +179,7 @@ TEST_CASE("a rank of a stage that throws stops all ranks of all pipelines") {
             CAPTURE(takes_mesh, failing);
             for (const std::string& text : messages_of(4, [&](thread_communicator& world) {
                      mesh<thread_communicator> axes(world, shape);
-                     auto model = spread_model(axes, {}, world.rank() != failing);
+                     auto model = spread_stages(axes, {}, world.rank() != failing);
                      const auto plan = video.plan(model, 2);
                      auto loop = takes_mesh ? loop::dual_paral(model, axes, video.schedule,
                                                                video.rule, plan)

@@ -24,16 +24,12 @@ inline std::shared_ptr<const wan::weights> staged_model() {
     return weights;
 }
 
-/// The model on this rank of a mesh. Without text it cannot be called.
+/// It on this rank of a mesh. Without text it cannot be called.
 template <latpar::communicator Comm>
-wan::transformer<wan::sequence_parallel<Comm>> spread_model(latpar::mesh<Comm>& axes,
-                                                            latpar::memory_source memory = {},
-                                                            bool has_text = true) {
-    auto exec = executor_of(1, "auto", memory);
-    wan::transformer<wan::sequence_parallel<Comm>> out(
-        staged_model(), exec,
-        wan::sequence_parallel<Comm>(staged_model()->config, exec, axes.axis("ulysses"),
-                                     axes.axis("ring")));
+wan::transformer<wan::sequence_parallel<Comm>> spread_stages(latpar::mesh<Comm>& axes,
+                                                             latpar::memory_source memory = {},
+                                                             bool has_text = true) {
+    auto out = spread_model(staged_model(), axes, memory);
     if (has_text) set_texts(out);
     return out;
 }
@@ -113,7 +109,7 @@ std::string video_on_mesh(Comm& world, const latpar::mesh_shape& shape, const st
                           latpar::index_t* planned_bytes = nullptr) {
     using namespace latpar;
     mesh<metered<Comm>> axes(mesh<Comm>(world, shape));
-    auto model = spread_model(axes);
+    auto model = spread_stages(axes);
     const int stage = axes.coordinate("stage");
     const auto plan = video.plan(model, axes.degree("stage"));
     counting_resource memory;

@@ -144,6 +144,8 @@ public:
     /// io_error for a file that does not hold what it should.
     void restore(const safetensors_file& file) {
         guarded(*this, [&] {
+            latpar::detail::require(is_first(), "stage ", rank(),
+                                    " has no latents to restore; stage 0 has them");
             restart();
             try {
                 load(file);
@@ -245,8 +247,7 @@ private:
         }
         if (!text && std::ranges::count(plans, plans.front()) != std::ssize(plans)) {
             text = latpar::detail::concat(
-                "its hidden tensors or feature cache are not those of "
-                "the other stages: ",
+                "its hidden tensors or feature cache are not those of the other stages: ",
                 plan_.fingerprint());
         }
         ranks_.agree_no_error(text);
