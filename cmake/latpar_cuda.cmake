@@ -10,9 +10,12 @@ find_package(CUDAToolkit 12.8 REQUIRED)
 
 add_library(latpar_cuda
     ${latpar_cuda_plans}
+    cuda/count_non_finite.cu
     cuda/device.cpp
     cuda/kernels.cu
     cuda/memory_resource.cpp
+    cuda/philox_noise.cu
+    cuda/staged.cpp
     cuda/stream.cpp)
 add_library(latpar::cuda ALIAS latpar_cuda)
 set_target_properties(latpar_cuda PROPERTIES EXPORT_NAME cuda)

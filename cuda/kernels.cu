@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels for CUDA memory: launches of what detail/ plans.
-#include "detail/check.hpp"
 #include "detail/combination.hpp"
 #include "detail/copy.hpp"
+#include "detail/launch.hpp"
 #include "detail/merge.hpp"
 #include "detail/stitch.hpp"
 
@@ -15,10 +15,10 @@ namespace {
 
 using namespace detail;
 
-// What every supported device takes as parameters of a kernel; beyond 4 KiB a launch costs more.
+// What every supported device takes as parameters of a kernel.
 static_assert(sizeof(copy_batch<128>) <= 32764 && sizeof(large_stitch) <= 32764);
-static_assert(sizeof(copy_batch<16>) <= 4096 && sizeof(small_stitch) <= 4096 &&
-              sizeof(combination_task) <= 4096);
+// Weights are staged in fours.
+static_assert(small_stitch::max_weights % 4 == 0 && large_stitch::max_weights % 4 == 0);
 
 template <int Capacity>
 __global__ void __launch_bounds__(block_threads)
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(block_threads)
 
 __global__ void __launch_bounds__(block_threads)
     round_kernel(const __grid_constant__ copy_task task) {
-    round_share(task, blockIdx.x * copy_tile + threadIdx.x);
+    round_share(task, blockIdx.x * copy_tile(task) + threadIdx.x);
 }
 
 template <int Rows>
@@ -38,46 +38,60 @@ __global__ void __launch_bounds__(block_threads)
                             blockIdx.x * combination_items(Rows) * block_threads + threadIdx.x);
 }
 
-template <bool CutsRows, class Task>
-__global__ void __launch_bounds__(block_threads) stitch_kernel(const __grid_constant__ Task task) {
-    // Parameters are slow to read where the threads of a warp read at different places.
-    __shared__ float weights[Task::max_weights];
-    for (std::uint32_t i = threadIdx.x; i < task.weight_count; i += block_threads) {
-        weights[i] = task.weights[i];
-    }
-    __syncthreads();
-    const std::uint32_t tile = blockIdx.x * task.tiles_per_block;
-    for (std::uint32_t i = 0; i < task.tiles_per_block; ++i) {
-        stitch_share<CutsRows>(task, weights, (tile + i) * stitch_tile + threadIdx.x);
+/// Blocks that a multiprocessor is to hold: what keeps enough loads in flight.
+constexpr int stitch_blocks(int rows, bool cuts_rows) {
+    if (rows == 0 || (rows == 1 && !cuts_rows)) return 4;
+    return rows <= 2 ? 3 : 1;
+}
+
+template <int Rows, bool CutsRows, class Task>
+__global__ void __launch_bounds__(block_threads, stitch_blocks(Rows, CutsRows))
+    stitch_kernel(const __grid_constant__ Task task) {
+    if constexpr (CutsRows) {
+        // Parameters are slow to read where the threads of a warp read at different places.
+        __shared__ float4 weights[Task::max_weights / 4];
+        const auto* const given = reinterpret_cast<const float4*>(task.weights);
+        for (std::uint32_t i = threadIdx.x; i * 4 < task.weight_count; i += block_threads) {
+            weights[i] = given[i];
+        }
+        __syncthreads();
+        stitch_block_share<Rows, CutsRows>(task, reinterpret_cast<const float*>(weights),
+                                           blockIdx.x, threadIdx.x);
+    } else {
+        stitch_block_share<Rows, CutsRows>(task, task.weights, blockIdx.x, threadIdx.x);
     }
 }
 
-__global__ void __launch_bounds__(block_threads)
+template <int Group>
+__global__ void __launch_bounds__(block_threads, 4)
     merge_kernel(const __grid_constant__ merge_task task) {
-    const std::uint32_t first = blockIdx.x * merge_tile + threadIdx.x;
+    __shared__ merge_weights weights;
     merge_state state;
-    merge_read(task, first, state);
-    __syncwarp();
-    merge_write(task, first, state);
-}
-
-template <class Task>
-void launch(void (*kernel)(Task), std::uint32_t blocks, const Task& task, stream_ref stream,
-            const char* what) {
-    void* arguments[] = {const_cast<Task*>(&task)};
-    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(block_threads),
-                           arguments, 0, native(stream)),
-          "launching ", what);
-}
-
-std::uint32_t blocks_for(std::uint32_t items, std::uint32_t per_block) {
-    return items / per_block + (items % per_block != 0);
+    merge_read<Group>(task, blockIdx.x, 0, threadIdx.x, state);
+    merge_weigh(task, blockIdx.x, threadIdx.x, weights);
+    __syncthreads();
+    merge_write<Group>(task, weights, state);
+    for (std::uint32_t tile = merge_tile; tile < merge_block_items(task); tile += merge_tile) {
+        merge_read<Group>(task, blockIdx.x, tile, threadIdx.x, state);
+        merge_write<Group>(task, weights, state);
+    }
 }
 
 auto copy_launch(stream_ref stream, const char* what) {
     return [stream, what]<int Capacity>(const copy_batch<Capacity>& batch) {
-        launch(copy_kernel<Capacity>, batch.tiles, batch, stream, what);
+        launch(copy_kernel<Capacity>, batch.tiles, stream, what, batch);
     };
+}
+
+void launch_stitch(const stitch_job& job, stream_ref stream, const char* what) {
+    run_stitch(job, [&]<class Task>(const Task& task) {
+        const std::uint32_t blocks = blocks_for(task.shape.threads, block_threads * task.turns);
+        visit_stitch_rows<Task>(task.combines ? task.rows : 0, [&]<int Rows>() {
+            launch(task.shape.cuts_rows ? stitch_kernel<Rows, true, Task>
+                                        : stitch_kernel<Rows, false, Task>,
+                   blocks, stream, what, task);
+        });
+    });
 }
 
 }  // namespace
@@ -99,19 +113,15 @@ void kernels::copy_all(std::span<const kernel::copy_pair> copies, stream_ref str
 void kernels::round(latent_view values, dtype type, stream_ref stream) const {
     kernel::detail::check_round(values, type, space());
     run_round(values, type, [&](const copy_task& task) {
-        launch(round_kernel, blocks_for(task.shape.items, copy_tile), task, stream, "round");
+        launch(round_kernel, blocks_for(task.shape.items, copy_tile(task)), stream, "round", task);
     });
 }
 
 void kernels::stitch(latent_view output, axis along, std::span<const kernel::stitch_part> parts,
                      stream_ref stream) const {
     kernel::detail::check_stitch(output, along, parts, space());
-    run_stitch(output, 2 + index_of(along), parts, [&]<class Task>(const Task& task) {
-        const std::uint32_t blocks =
-            blocks_for(task.shape.items, stitch_tile * task.tiles_per_block);
-        launch(task.cut == 0 ? stitch_kernel<true, Task> : stitch_kernel<false, Task>, blocks, task,
-               stream, "stitch");
-    });
+    launch_stitch({.outputs = {&output, 1}, .cut = 2 + index_of(along), .parts = parts}, stream,
+                  "stitch");
 }
 
 void kernels::linear_combination(std::span<const const_latent_view> inputs,
@@ -121,18 +131,32 @@ void kernels::linear_combination(std::span<const const_latent_view> inputs,
     run_combination(inputs, coefficients, outputs, [&](const combination_task& task) {
         visit_rows(task.rows, [&]<int Rows>() {
             launch(combination_kernel<Rows>,
-                   blocks_for(task.shape.items, combination_items(Rows) * block_threads), task,
-                   stream, "linear_combination");
+                   blocks_for(task.shape.items, combination_items(Rows) * block_threads), stream,
+                   "linear_combination", task);
         });
     });
+}
+
+void kernels::stitch_combination(const kernel::stitched_input& stitched,
+                                 std::span<const const_latent_view> inputs,
+                                 std::span<const float> coefficients,
+                                 std::span<const latent_view> outputs, stream_ref stream) const {
+    kernel::detail::check_stitch_combination(stitched, inputs, coefficients, outputs, space());
+    if (!kernel::detail::is_read(stitched.index, inputs.size(), coefficients)) {
+        linear_combination(inputs, coefficients, outputs, stream);
+        return;
+    }
+    launch_stitch({outputs, 2 + index_of(stitched.along), stitched.parts, inputs, coefficients,
+                   stitched.index, stitched.type},
+                  stream, "stitch_combination");
 }
 
 void kernels::merge_attention(latent_view output, latent_view lse, const_latent_view part,
                               const_latent_view part_lse, stream_ref stream) const {
     kernel::detail::check_merge(output, lse, part, part_lse, space());
     run_merge(output, lse, part, part_lse, [&](const merge_task& task) {
-        launch(merge_kernel, blocks_for(task.shape.items, merge_tile), task, stream,
-               "merge_attention");
+        launch(task.group == 8 ? merge_kernel<8> : merge_kernel<4>,
+               blocks_for(task.heads, task.heads_per_block), stream, "merge_attention", task);
     });
 }
 

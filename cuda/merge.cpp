@@ -21,17 +21,20 @@ merge_task plan_merge(const latent_view& output, const latent_view& lse,
                                                   part_lse.strides};
     // A head's last axis has one log, so it is dropped, and the joined axes are those of heads.
     joined_axes axes = join_axes(lse.extents, strides);
-    const index_t groups = (output.extents[4] + 3) / 4;
-    const auto lanes =
-        std::bit_ceil(static_cast<std::uint32_t>(std::clamp<index_t>(groups, 1, 32)));
+    const bool halves = output.type != dtype::f32 && part.type != dtype::f32;
+    const int count = halves ? 8 : 4;
 
-    joined_axes with_lanes;
-    with_lanes.depth = axes.depth + 1;
-    with_lanes.extents[0] = static_cast<index_t>(lanes);
-    for (std::size_t d = 0; d < axes.depth; ++d) with_lanes.extents[d + 1] = axes.extents[d];
-    out.shape = shape_of(with_lanes, 1);
-    out.head_dim = static_cast<std::uint32_t>(output.extents[4]);
-    out.lanes = lanes;
+    joined_axes with_head;
+    with_head.depth = axes.depth + 1;
+    // A head of no elements has a log all the same.
+    with_head.extents[0] = std::max<index_t>(output.extents[4], 1);
+    for (std::size_t d = 0; d < axes.depth; ++d) with_head.extents[d + 1] = axes.extents[d];
+    out.group = static_cast<std::uint8_t>(count);
+    out.shape = shape_of(with_head, count);
+    out.shape.row_elements = static_cast<std::uint32_t>(output.extents[4]);
+    const std::uint32_t per_head = out.shape.items_per_row.divisor;
+    out.heads = static_cast<std::uint32_t>(lse.elements());
+    out.heads_per_block = std::max(merge_tile / per_head, 1u);
 
     const index_t output_size = size_of(output.type);
     const index_t part_size = size_of(part.type);
@@ -42,8 +45,8 @@ merge_task plan_merge(const latent_view& output, const latent_view& lse,
     out.part_lse = heads_of(part_lse.data, strides[3], 0, log_size);
     out.output_type = output.type;
     out.part_type = part.type;
-    out.output_width = static_cast<std::uint8_t>(access_width(out.output, output_size, 4));
-    out.part_width = static_cast<std::uint8_t>(access_width(out.part, part_size, 4));
+    out.output_width = static_cast<std::uint8_t>(access_width(out.output, output_size, count));
+    out.part_width = static_cast<std::uint8_t>(access_width(out.part, part_size, count));
     return out;
 }
 

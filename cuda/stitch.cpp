@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ranges that a stitch is launched for.
+// The ranges and the loop that a stitch is launched for.
 #include "detail/stitch.hpp"
+
+#include <numeric>
 
 namespace latpar::inline v0::cuda::detail {
 
@@ -42,6 +44,43 @@ void check_stitch_cover(std::span<const kernel::stitch_part> parts, std::size_t 
                                 "memory take at most ",
                                 most, ", stitch them in groups");
     }
+}
+
+stitch_shape stitch_shape_of(const joined_axes& axes, std::span<std::array<index_t, 5>> strides,
+                             index_t items) {
+    // The cut goes to the front of the axes above the row.
+    std::array<std::size_t, 5> order{};
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    if (axes.kept > 0) {
+        std::rotate(order.begin() + 1, order.begin() + static_cast<std::ptrdiff_t>(axes.kept),
+                    order.begin() + static_cast<std::ptrdiff_t>(axes.kept) + 1);
+    }
+    for (std::array<index_t, 5>& own : strides) {
+        const std::array<index_t, 5> before = own;
+        for (std::size_t d = 0; d < 5; ++d) own[d] = before[order[d]];
+    }
+
+    stitch_shape out;
+    out.cuts_rows = axes.kept == 0;
+    const auto groups = static_cast<std::uint32_t>((axes.extents[0] + 3) / 4);
+    out.groups = divider(groups);
+    out.row_elements = static_cast<std::uint32_t>(axes.extents[0]);
+    const std::size_t first = out.cuts_rows ? 1 : 2;
+    if (!out.cuts_rows)
+        out.positions = divider(static_cast<std::uint32_t>(axes.extents[axes.kept]));
+    out.threads = groups * out.positions.divisor;
+    for (std::size_t d = first; d < axes.depth; ++d) {
+        auto extent = static_cast<std::uint32_t>(axes.extents[order[d]]);
+        if (d == first) {
+            out.bundled = extent;
+            extent = (extent + static_cast<std::uint32_t>(items) - 1) /
+                     static_cast<std::uint32_t>(items);
+        }
+        out.threads *= extent;
+        if (d + 1 < axes.depth) out.others[d - first] = divider(extent);
+        ++out.other_axes;
+    }
+    return out;
 }
 
 }  // namespace latpar::inline v0::cuda::detail

@@ -20,7 +20,6 @@ LAYERS = {
     "schedule/": 1,
     "denoise/": 1,
     "io/": 1,
-    "comm/any_communicator.hpp": 2,
     "comm/mesh.hpp": 2,
     "comm/metered.hpp": 2,
     "comm/self.hpp": 2,

@@ -8,20 +8,64 @@
 
 namespace latpar::inline v0::cuda::detail {
 
-/// All outputs in one pass over the inputs that are read; an item is four neighbours in a row.
-struct combination_task {
-    loop_shape shape;
+/// What all outputs are of all columns, the inputs that are read.
+template <int Inputs, int Outputs>
+struct combination_operands {
+    static constexpr int max_columns = Inputs;
+    static constexpr int max_rows = Outputs;
+
     std::uint32_t rows = 0;
     std::uint32_t columns = 0;
     std::uint32_t summed = 0;  ///< a bit for each output that has a term at all
-    operand outputs[kernel::max_operands];
-    operand inputs[kernel::max_operands];
-    dtype output_types[kernel::max_operands] = {};
-    dtype input_types[kernel::max_operands] = {};
-    std::uint8_t output_widths[kernel::max_operands] = {};
-    std::uint8_t input_widths[kernel::max_operands] = {};
-    float coefficients[kernel::max_operands][kernel::max_operands] = {};
+    operand outputs[Outputs];
+    operand inputs[Inputs];
+    dtype output_types[Outputs] = {};
+    dtype input_types[Inputs] = {};
+    std::uint8_t output_widths[Outputs] = {};
+    std::uint8_t input_widths[Inputs] = {};
+    float coefficients[Outputs][Inputs] = {};
+    float stitched_coefficients[Outputs] = {};  ///< of what is in no input
 };
+
+/// All outputs in one pass over the inputs that are read; an item is four neighbours in a row.
+struct combination_task : combination_operands<kernel::max_operands, kernel::max_operands> {
+    static constexpr std::uint32_t stitched = ~0u;  ///< nothing is
+    loop_shape shape;
+};
+
+/// The numbers of the inputs that some output reads.
+struct column_list {
+    std::size_t count = 0;
+    std::array<std::size_t, kernel::max_operands> of{};
+};
+[[nodiscard]] column_list columns_read(std::size_t inputs, std::span<const float> coefficients);
+
+/// `strides` are joined ones, of the outputs and of each column.
+template <class Task>
+void set_operands(Task& out, std::span<const const_latent_view> inputs, const column_list& columns,
+                  std::span<const float> coefficients, std::span<const latent_view> outputs,
+                  std::span<const std::array<index_t, 5>> strides) {
+    out.rows = static_cast<std::uint32_t>(outputs.size());
+    out.columns = static_cast<std::uint32_t>(columns.count);
+    for (std::size_t r = 0; r < outputs.size(); ++r) {
+        const index_t size = size_of(outputs[r].type);
+        out.outputs[r] = operand_of(outputs[r].data, strides[r], size);
+        out.output_types[r] = outputs[r].type;
+        out.output_widths[r] = static_cast<std::uint8_t>(access_width(out.outputs[r], size, 4));
+    }
+    for (std::size_t j = 0; j < columns.count; ++j) {
+        const const_latent_view& input = inputs[columns.of[j]];
+        const index_t size = size_of(input.type);
+        out.inputs[j] = operand_of(input.data, strides[outputs.size() + j], size);
+        out.input_types[j] = input.type;
+        out.input_widths[j] = static_cast<std::uint8_t>(access_width(out.inputs[j], size, 4));
+        for (std::size_t r = 0; r < outputs.size(); ++r) {
+            const float coefficient = coefficients[r * inputs.size() + columns.of[j]];
+            out.coefficients[r][j] = coefficient;
+            if (coefficient != 0) out.summed |= 1u << r;
+        }
+    }
+}
 
 /// The task for views that are checked and no larger than `max_positions`; there is an output.
 [[nodiscard]] combination_task plan_combination(std::span<const const_latent_view> inputs,
@@ -67,63 +111,65 @@ void visit_rows(std::uint32_t rows, F&& f) {
     }
 }
 
-/// The share of one thread that begins at `first`, for at most `Rows` outputs.
-template <int Rows>
-LATPAR_DEVICE void combination_share(const combination_task& task, std::uint32_t first) {
-    constexpr std::uint32_t items = combination_items(Rows);
-    constexpr std::uint32_t ahead = 4 / items;
-    item_place at[items];
-    int count[items];
-    // Minus zero plus a first term is that term, to the bit.
-    float sums[items][Rows][4];
+/// sums[r] += coefficients[r] * terms, for the rows that read the terms.
+template <int Rows, int Items>
+LATPAR_DEVICE void add_terms(std::uint32_t rows, const float* coefficients, std::uint32_t stride,
+                             const float (&terms)[Items][4], float (&sums)[Rows][Items][4]) {
     LATPAR_UNROLL
-    for (std::uint32_t u = 0; u < items; ++u) {
-        const std::uint32_t item = first + u * block_threads;
-        count[u] = 0;
-        if (item < task.shape.items) {
-            at[u] = locate(task.shape, item);
-            const std::uint32_t left = task.shape.row_elements - at[u].in_row * 4;
-            count[u] = left < 4 ? static_cast<int>(left) : 4;
-        }
+    for (std::uint32_t r = 0; r < Rows; ++r) {
+        const float coefficient = coefficients[r * stride];
+        // What a zero leaves unread may hold anything.
+        if (r >= rows || coefficient == 0) continue;
         LATPAR_UNROLL
-        for (int r = 0; r < Rows; ++r) {
+        for (int u = 0; u < Items; ++u) {
             LATPAR_UNROLL
-            for (int e = 0; e < 4; ++e) sums[u][r][e] = (task.summed >> r) & 1u ? -0.0f : 0.0f;
+            for (int e = 0; e < 4; ++e) sums[r][u][e] += coefficient * terms[u][e];
+        }
+    }
+}
+
+/// Sums the columns for the items of a thread and stores them. rows_of(tensor, rows) finds the
+/// items in a tensor. stitch(terms) makes the terms that are added before column task.stitched;
+/// it is called while the first columns are on their way.
+template <int Rows, int Items, class Task, class RowsOf, class Stitch>
+LATPAR_DEVICE void combine_items(const Task& task, const RowsOf& rows_of, const int (&end)[Items],
+                                 const Stitch& stitch) {
+    constexpr std::uint32_t ahead = 4 / Items;
+    // Minus zero plus a first term is that term, to the bit.
+    float sums[Rows][Items][4];
+    LATPAR_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+        LATPAR_UNROLL
+        for (int u = 0; u < Items; ++u) {
+            LATPAR_UNROLL
+            for (int e = 0; e < 4; ++e) sums[r][u][e] = (task.summed >> r) & 1u ? -0.0f : 0.0f;
         }
     }
 
-    for (std::uint32_t begin = 0; begin < task.columns; begin += ahead) {
-        group values[ahead][items];
+    float stitched[Items][4] = {};
+    for (std::uint32_t begin = 0; begin < task.columns || begin == task.stitched; begin += ahead) {
+        group values[ahead][Items];
         LATPAR_UNROLL
         for (std::uint32_t j = 0; j < ahead; ++j) {
             const std::uint32_t k = begin + j;
             if (k >= task.columns) continue;
             const operand& input = task.inputs[k];
-            LATPAR_UNROLL
-            for (std::uint32_t u = 0; u < items; ++u) {
-                const std::byte* from = input.row(at[u], task.shape.outer_axes) +
-                                        static_cast<std::int64_t>(at[u].in_row) * 4 * input.step;
-                load_four(task.input_types[k], from, input.step, task.input_widths[k], 0, count[u],
-                          values[j][u]);
-            }
+            std::byte* from[Items];
+            rows_of(input, from);
+            load_items<4>(task.input_types[k], from, input.step, task.input_widths[k], 0, end,
+                          values[j]);
         }
+        if (begin == 0) stitch(stitched);
         LATPAR_UNROLL
         for (std::uint32_t j = 0; j < ahead; ++j) {
             const std::uint32_t k = begin + j;
-            if (k >= task.columns) continue;
-            LATPAR_UNROLL
-            for (std::uint32_t u = 0; u < items; ++u) {
-                float terms[4];
-                widen_four(task.input_types[k], values[j][u], terms);
-                LATPAR_UNROLL
-                for (std::uint32_t r = 0; r < Rows; ++r) {
-                    const float coefficient = task.coefficients[r][k];
-                    // What a zero leaves unread may hold anything.
-                    if (r >= task.rows || coefficient == 0) continue;
-                    LATPAR_UNROLL
-                    for (int e = 0; e < 4; ++e) sums[u][r][e] += coefficient * terms[e];
-                }
+            if (k == task.stitched) {
+                add_terms(task.rows, task.stitched_coefficients, 1, stitched, sums);
             }
+            if (k >= task.columns) continue;
+            float terms[Items][4];
+            widen_items(task.input_types[k], values[j], terms);
+            add_terms(task.rows, &task.coefficients[0][k], Task::max_columns, terms, sums);
         }
     }
 
@@ -131,14 +177,35 @@ LATPAR_DEVICE void combination_share(const combination_task& task, std::uint32_t
     for (std::uint32_t r = 0; r < Rows; ++r) {
         if (r >= task.rows) continue;
         const operand& output = task.outputs[r];
-        LATPAR_UNROLL
-        for (std::uint32_t u = 0; u < items; ++u) {
-            std::byte* to = output.row(at[u], task.shape.outer_axes) +
-                            static_cast<std::int64_t>(at[u].in_row) * 4 * output.step;
-            store_four(task.output_types[r], to, output.step, task.output_widths[r], 0, count[u],
-                       sums[u][r]);
-        }
+        std::byte* to[Items];
+        rows_of(output, to);
+        store_items(task.output_types[r], to, output.step, task.output_widths[r], end, sums[r]);
     }
+}
+
+/// The share of one thread that begins at `first`, for at most `Rows` outputs.
+template <int Rows>
+LATPAR_DEVICE void combination_share(const combination_task& task, std::uint32_t first) {
+    constexpr int items = static_cast<int>(combination_items(Rows));
+    item_place at[items];
+    int end[items];
+    LATPAR_UNROLL
+    for (int u = 0; u < items; ++u) {
+        const std::uint32_t item = first + static_cast<std::uint32_t>(u) * block_threads;
+        end[u] = 0;
+        if (item >= task.shape.items) continue;
+        at[u] = locate(task.shape, item);
+        const std::uint32_t left = task.shape.row_elements - at[u].in_row * 4;
+        end[u] = left < 4 ? static_cast<int>(left) : 4;
+    }
+    const auto rows_of = [&](const operand& tensor, std::byte*(&rows)[items]) {
+        LATPAR_UNROLL
+        for (int u = 0; u < items; ++u) {
+            rows[u] = tensor.row(at[u], task.shape.outer_axes) +
+                      static_cast<std::int64_t>(at[u].in_row) * 4 * tensor.step;
+        }
+    };
+    combine_items<Rows, items>(task, rows_of, end, [](float(&)[items][4]) {});
 }
 
 }  // namespace latpar::inline v0::cuda::detail

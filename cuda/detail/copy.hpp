@@ -23,9 +23,18 @@ struct copy_task {
     bool rows_are_even = false;  ///< every row begins at a multiple of the access
 };
 
-/// Items of a thread, all loaded before the first is stored.
-inline constexpr std::uint32_t copy_items = 4;
-inline constexpr std::uint32_t copy_tile = copy_items * block_threads;
+/// Items of a thread, all loaded before the first is stored: as many as are 64 bytes to load.
+[[nodiscard]] constexpr LATPAR_DEVICE std::uint32_t copy_items(index_t source_size,
+                                                               index_t target_size) {
+    return source_size > target_size ? 2 : 4;
+}
+
+/// Items of a block.
+[[nodiscard]] LATPAR_DEVICE std::uint32_t copy_tile(const copy_task& task) {
+    const bool narrows =
+        task.width > 0 && task.source_type == dtype::f32 && task.target_type != dtype::f32;
+    return (narrows ? copy_items(4, 2) : copy_items(4, 4)) * block_threads;
+}
 
 /// Several copies in one launch: as much as fits the parameters of a kernel.
 template <int Capacity>
@@ -36,9 +45,9 @@ struct copy_batch {
     copy_task tasks[Capacity];
 };
 
-/// Elements of an item: 16 bytes of the wider type.
-[[nodiscard]] constexpr int copy_group(index_t source_size, index_t target_size) noexcept {
-    return 16 / static_cast<int>(std::max(source_size, target_size));
+/// Elements of an item: 16 bytes of the target, for a store of half a sector costs as much.
+[[nodiscard]] constexpr int copy_group(index_t target_size) noexcept {
+    return 16 / static_cast<int>(target_size);
 }
 
 /// The task of copying or, with `via`, of rounding. The views are checked and no larger than
@@ -49,7 +58,7 @@ struct copy_batch {
 /// Calls launch(batch) for the copies, in batches of at most `Capacity`.
 template <int Capacity, class Launch>
 void run_batches(std::span<const kernel::copy_pair> copies, Launch& launch, index_t limit) {
-    // Tiles are counted in 32 bits: a batch holds at most 128 * 2^30 / 1024 of them.
+    // Tiles are counted in 32 bits: a batch holds at most 128 * 2^30 / 512 of them.
     copy_batch<Capacity> batch;
     const auto flush = [&] {
         if (batch.count > 0) launch(std::as_const(batch));
@@ -64,7 +73,7 @@ void run_batches(std::span<const kernel::copy_pair> copies, Launch& launch, inde
                              block_of(c.target, origin, extents), dtype::f32);
             batch.first_tile[batch.count] = batch.tiles;
             ++batch.count;
-            batch.tiles += (task.shape.items + copy_tile - 1) / copy_tile;
+            batch.tiles += (task.shape.items + copy_tile(task) - 1) / copy_tile(task);
         });
     }
     flush();
@@ -95,13 +104,16 @@ void run_round(const latent_view& values, dtype via, Launch&& launch,
     });
 }
 
-// What becomes of an item on its way.
+// What becomes of the bits of one element, and of two neighbours of two bytes each, on their way.
 
 template <int Size>
 struct moved {
     static constexpr int source_size = Size;
     static constexpr int target_size = Size;
     LATPAR_DEVICE static std::uint32_t one(std::uint32_t bits) { return bits; }
+    LATPAR_DEVICE static std::uint32_t two(std::uint32_t first, std::uint32_t second) {
+        return first | second << 16;
+    }
 };
 
 template <class Source, class Target>
@@ -111,26 +123,35 @@ struct converted {
     LATPAR_DEVICE static std::uint32_t one(std::uint32_t bits) {
         return narrow<Target>(widen<Source>(bits));
     }
-};
-
-template <class Value, class Via>
-struct rounded {
-    static constexpr int source_size = sizeof(Value);
-    static constexpr int target_size = sizeof(Value);
-    LATPAR_DEVICE static std::uint32_t one(std::uint32_t bits) {
-        return narrow<Value>(widen<Via>(narrow<Via>(widen<Value>(bits))));
+    LATPAR_DEVICE static std::uint32_t two(std::uint32_t first, std::uint32_t second) {
+        return narrow_two<Target>(widen<Source>(first), widen<Source>(second));
     }
 };
 
-/// Elements that are no neighbours in memory, one for each item.
-template <class Change>
+template <class Via>
+struct rounded {
+    static constexpr int source_size = sizeof(float);
+    static constexpr int target_size = sizeof(float);
+    LATPAR_DEVICE static std::uint32_t one(std::uint32_t bits) {
+        return narrow<float>(widen<Via>(narrow<Via>(widen<float>(bits))));
+    }
+};
+
+/// The bits of one element of any type on their way to any other.
+LATPAR_DEVICE std::uint32_t change_one(const copy_task& task, std::uint32_t bits) {
+    if (task.source_type == task.target_type && task.via == dtype::f32) return bits;
+    float value = widen_one(task.source_type, bits);
+    if (task.via != dtype::f32) value = widen_one(task.via, narrow_one(task.via, value));
+    return narrow_one(task.target_type, value);
+}
+
+/// Elements one by one: those that are no neighbours in memory, and conversions that are rare.
 LATPAR_DEVICE void copy_elements(const copy_task& task, std::uint32_t first) {
-    constexpr int source_size = Change::source_size;
-    constexpr int target_size = Change::target_size;
-    group values[copy_items];
-    std::byte* to[copy_items];
+    constexpr std::uint32_t items = copy_items(1, 1);
+    std::uint32_t values[items];
+    std::byte* to[items];
     LATPAR_UNROLL
-    for (std::uint32_t u = 0; u < copy_items; ++u) {
+    for (std::uint32_t u = 0; u < items; ++u) {
         const std::uint32_t item = first + u * block_threads;
         to[u] = nullptr;
         if (item >= task.shape.items) continue;
@@ -139,17 +160,17 @@ LATPAR_DEVICE void copy_elements(const copy_task& task, std::uint32_t first) {
         to[u] = task.target.row(at, task.shape.outer_axes) + in_row * task.target.step;
         const std::byte* from =
             task.source.row(at, task.shape.outer_axes) + in_row * task.source.step;
-        if constexpr (source_size == 4) {
-            load<4>(from, values[u].words);
+        if (task.source_type == dtype::f32) {
+            load<4>(from, &values[u]);
         } else {
-            values[u].words[0] = load_half(from);
+            values[u] = load_half(from);
         }
     }
     LATPAR_UNROLL
-    for (std::uint32_t u = 0; u < copy_items; ++u) {
+    for (std::uint32_t u = 0; u < items; ++u) {
         if (!to[u]) continue;
-        const std::uint32_t bits = Change::one(values[u].words[0]);
-        if constexpr (target_size == 4) {
+        const std::uint32_t bits = change_one(task, values[u]);
+        if (task.target_type == dtype::f32) {
             store<4>(to[u], &bits);
         } else {
             store_half(to[u], static_cast<std::uint16_t>(bits));
@@ -162,13 +183,14 @@ template <class Change>
 LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
     constexpr int source_size = Change::source_size;
     constexpr int target_size = Change::target_size;
-    constexpr int count = 16 / (source_size > target_size ? source_size : target_size);
-    group values[copy_items];
-    std::byte* to[copy_items];
-    int begin[copy_items];
-    int end[copy_items];
+    constexpr int count = copy_group(target_size);
+    constexpr std::uint32_t items = copy_items(source_size, target_size);
+    group values[items];
+    std::byte* to[items];
+    int begin[items];
+    int end[items];
     LATPAR_UNROLL
-    for (std::uint32_t u = 0; u < copy_items; ++u) {
+    for (std::uint32_t u = 0; u < items; ++u) {
         const std::uint32_t item = first + u * block_threads;
         begin[u] = 0;
         end[u] = 0;
@@ -191,67 +213,56 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
         load_group<source_size, count>(from, source_size, task.width, begin[u], end[u], values[u]);
     }
     LATPAR_UNROLL
-    for (std::uint32_t u = 0; u < copy_items; ++u) {
+    for (std::uint32_t u = 0; u < items; ++u) {
         group out;
         LATPAR_UNROLL
-        for (int e = 0; e < count; ++e) {
-            set_bits<target_size>(out, e, Change::one(bits_of<source_size>(values[u], e)));
+        for (int e = 0; e < count; e += 2) {
+            const std::uint32_t first_bits = bits_of<source_size>(values[u], e);
+            const std::uint32_t second_bits = bits_of<source_size>(values[u], e + 1);
+            if constexpr (target_size == 4) {
+                out.words[e] = Change::one(first_bits);
+                out.words[e + 1] = Change::one(second_bits);
+            } else {
+                out.words[e / 2] = Change::two(first_bits, second_bits);
+            }
         }
         store_group<target_size, count>(to[u], target_size, count, begin[u], end[u], out);
     }
 }
 
-template <class Change>
-LATPAR_DEVICE void change_items(const copy_task& task, std::uint32_t first) {
-    if (task.width == 0) {
-        copy_elements<Change>(task, first);
-    } else {
-        copy_groups<Change>(task, first);
-    }
-}
-
-/// The share of one thread of one tile of a task.
+/// The share of one thread of one tile of a task that copies.
 LATPAR_DEVICE void copy_share(const copy_task& task, std::uint32_t first) {
     const dtype from = task.source_type;
     const dtype to = task.target_type;
-    if (from == to) {
+    if (task.width == 0) {
+        copy_elements(task, first);
+    } else if (from == to) {
         if (from == dtype::f32) {
-            change_items<moved<4>>(task, first);
+            copy_groups<moved<4>>(task, first);
         } else {
-            change_items<moved<2>>(task, first);
+            copy_groups<moved<2>>(task, first);
         }
     } else if (from == dtype::f32) {
         if (to == dtype::bf16) {
-            change_items<converted<float, bfloat16>>(task, first);
+            copy_groups<converted<float, bfloat16>>(task, first);
         } else {
-            change_items<converted<float, float16>>(task, first);
+            copy_groups<converted<float, float16>>(task, first);
         }
     } else if (from == dtype::bf16) {
-        if (to == dtype::f32) {
-            change_items<converted<bfloat16, float>>(task, first);
-        } else {
-            change_items<converted<bfloat16, float16>>(task, first);
-        }
-    } else if (to == dtype::f32) {
-        change_items<converted<float16, float>>(task, first);
+        copy_groups<converted<bfloat16, float>>(task, first);
     } else {
-        change_items<converted<float16, bfloat16>>(task, first);
+        copy_groups<converted<float16, float>>(task, first);
     }
 }
 
-/// The same of a task that rounds, to another type that holds less.
+/// The same of a task that rounds.
 LATPAR_DEVICE void round_share(const copy_task& task, std::uint32_t first) {
-    const dtype type = task.source_type;
-    if (type == dtype::f32) {
-        if (task.via == dtype::bf16) {
-            change_items<rounded<float, bfloat16>>(task, first);
-        } else {
-            change_items<rounded<float, float16>>(task, first);
-        }
-    } else if (type == dtype::bf16) {
-        change_items<rounded<bfloat16, float16>>(task, first);
+    if (task.width == 0) {
+        copy_elements(task, first);
+    } else if (task.via == dtype::bf16) {
+        copy_groups<rounded<bfloat16>>(task, first);
     } else {
-        change_items<rounded<float16, bfloat16>>(task, first);
+        copy_groups<rounded<float16>>(task, first);
     }
 }
 
@@ -272,7 +283,7 @@ LATPAR_DEVICE void copy_batch_share(const copy_batch<Capacity>& batch, std::uint
             }
         }
     }
-    copy_share(batch.tasks[k], (tile - batch.first_tile[k]) * copy_tile + thread);
+    copy_share(batch.tasks[k], (tile - batch.first_tile[k]) * copy_tile(batch.tasks[k]) + thread);
 }
 
 }  // namespace latpar::inline v0::cuda::detail

@@ -9,21 +9,27 @@
 
 namespace latpar::inline v0::cuda::detail {
 
-/// A head of a token is the work of neighbouring lanes of one warp: all read the logs, then one
-/// writes theirs. An item is one lane of one head.
+/// A block works on whole heads of tokens: its threads weigh one head each, then all share the
+/// elements. An item is a group of neighbours in a head.
 struct merge_task {
-    loop_shape shape;  ///< the row are the lanes of a head
-    std::uint32_t head_dim = 0;
-    std::uint32_t lanes = 1;
+    loop_shape shape;  ///< the row is a head
+    std::uint32_t heads = 0;
+    std::uint32_t heads_per_block = 1;
     operand output;
     operand part;
     operand lse;
     operand part_lse;
     dtype output_type = dtype::f32;
     dtype part_type = dtype::f32;
+    std::uint8_t group = 4;  ///< elements of an item: 8 if all are of two bytes
     std::uint8_t output_width = 0;
     std::uint8_t part_width = 0;
 };
+
+/// Items of a thread, all loaded before anything is stored.
+inline constexpr int merge_items = 2;
+/// Items that a block has in flight, and the most heads that it works on.
+inline constexpr std::uint32_t merge_tile = merge_items * block_threads;
 
 /// The task for views that are checked, of at most `max_positions`.
 [[nodiscard]] merge_task plan_merge(const latent_view& output, const latent_view& lse,
@@ -61,92 +67,103 @@ LATPAR_DEVICE merge_share_weights weigh(float first, float second) {
     return {a / sum, b / sum, most + logf(sum)};
 }
 
-inline constexpr std::uint32_t merge_items = 2;
-inline constexpr std::uint32_t merge_tile = merge_items * block_threads;
+/// Weights of the heads of a block, which its threads share.
+struct merge_weights {
+    float first[merge_tile];
+    float second[merge_tile];
+};
 
-/// What a lane has read before any lane writes.
+/// Weighs the thread's heads of a block and writes their logs.
+LATPAR_DEVICE void merge_weigh(const merge_task& task, std::uint32_t block, std::uint32_t thread,
+                               merge_weights& weights) {
+    const std::uint32_t begin = block * task.heads_per_block;
+    const int axes = task.shape.outer_axes;
+    for (std::uint32_t own = thread; own < task.heads_per_block; own += block_threads) {
+        const std::uint32_t head = begin + own;
+        if (head >= task.heads) return;
+        const item_place at = locate(task.shape, head * task.shape.items_per_row.divisor);
+        std::uint32_t bits = 0;
+        std::uint32_t part_bits = 0;
+        load<4>(task.lse.row(at, axes), &bits);
+        load<4>(task.part_lse.row(at, axes), &part_bits);
+        const merge_share_weights both =
+            weigh(std::bit_cast<float>(bits), std::bit_cast<float>(part_bits));
+        weights.first[own] = both.first;
+        weights.second[own] = both.second;
+        bits = std::bit_cast<std::uint32_t>(both.lse);
+        store<4>(task.lse.row(at, axes), &bits);
+    }
+}
+
+/// The items of a thread: what it has read of them.
 struct merge_state {
-    float first[merge_items];
-    float second[merge_items];
+    std::byte* to[merge_items];
+    int end[merge_items];
+    std::uint32_t head[merge_items];  ///< among those of the block
     group output[merge_items];
     group part[merge_items];
 };
 
-LATPAR_DEVICE int merge_count(const merge_task& task, std::uint32_t at_group) {
-    const std::uint32_t begin = at_group * 4;
-    if (begin >= task.head_dim) return 0;
-    return task.head_dim - begin < 4 ? static_cast<int>(task.head_dim - begin) : 4;
+/// Items of a block; several tiles if a head is longer than one.
+LATPAR_DEVICE std::uint32_t merge_block_items(const merge_task& task) {
+    return task.heads_per_block * task.shape.items_per_row.divisor;
 }
 
-LATPAR_DEVICE void merge_load(const dtype type, const operand& from, int width,
-                              const item_place& at, int axes, std::uint32_t at_group, int count,
-                              group& values) {
-    load_four(type, from.row(at, axes) + static_cast<std::int64_t>(at_group) * 4 * from.step,
-              from.step, width, 0, count, values);
-}
-
-/// The first half of a thread's share; the lanes of a warp meet before the second.
-LATPAR_DEVICE void merge_read(const merge_task& task, std::uint32_t first, merge_state& state) {
+/// Reads the thread's items of the tile that begins at item `tile` of a block.
+template <int Group>
+LATPAR_DEVICE void merge_read(const merge_task& task, std::uint32_t block, std::uint32_t tile,
+                              std::uint32_t thread, merge_state& state) {
+    const std::uint32_t block_items = merge_block_items(task);
+    const int axes = task.shape.outer_axes;
+    std::byte* part[merge_items];
     LATPAR_UNROLL
-    for (std::uint32_t u = 0; u < merge_items; ++u) {
-        const std::uint32_t item = first + u * block_threads;
-        if (item >= task.shape.items) continue;
+    for (int u = 0; u < merge_items; ++u) {
+        const std::uint32_t in_block =
+            tile + thread + static_cast<std::uint32_t>(u) * block_threads;
+        const std::uint32_t item = block * block_items + in_block;
+        state.end[u] = 0;
+        state.to[u] = nullptr;
+        state.head[u] = 0;
+        part[u] = nullptr;
+        if (in_block >= block_items || item >= task.shape.items) continue;
         const item_place at = locate(task.shape, item);
-        const int axes = task.shape.outer_axes;
-        std::uint32_t bits = 0;
-        load<4>(task.lse.row(at, axes), &bits);
-        state.first[u] = std::bit_cast<float>(bits);
-        load<4>(task.part_lse.row(at, axes), &bits);
-        state.second[u] = std::bit_cast<float>(bits);
-        // Before it is known whether they have a weight, so that nothing waits for the logs.
-        const int count = merge_count(task, at.in_row);
-        merge_load(task.output_type, task.output, task.output_width, at, axes, at.in_row, count,
-                   state.output[u]);
-        merge_load(task.part_type, task.part, task.part_width, at, axes, at.in_row, count,
-                   state.part[u]);
+        const std::uint32_t left = task.shape.row_elements - at.in_row * Group;
+        const std::int64_t in_row = static_cast<std::int64_t>(at.in_row) * Group;
+        state.end[u] = left < Group ? static_cast<int>(left) : Group;
+        state.head[u] = task.shape.items_per_row.quotient(in_block);
+        state.to[u] = task.output.row(at, axes) + in_row * task.output.step;
+        part[u] = task.part.row(at, axes) + in_row * task.part.step;
     }
+    // Before it is known whether they have a weight, so that nothing waits for the logs.
+    load_items<Group>(task.output_type, state.to, task.output.step, task.output_width, 0, state.end,
+                      state.output);
+    load_items<Group>(task.part_type, part, task.part.step, task.part_width, 0, state.end,
+                      state.part);
 }
 
-LATPAR_DEVICE void merge_write(const merge_task& task, std::uint32_t first, merge_state& state) {
+/// Merges and stores what was read, once all heads of the block are weighed.
+template <int Group>
+LATPAR_DEVICE void merge_write(const merge_task& task, const merge_weights& weights,
+                               const merge_state& state) {
+    float here[merge_items][Group];
+    float there[merge_items][Group];
+    widen_items(task.output_type, state.output, here);
+    widen_items(task.part_type, state.part, there);
     LATPAR_UNROLL
-    for (std::uint32_t u = 0; u < merge_items; ++u) {
-        const std::uint32_t item = first + u * block_threads;
-        if (item >= task.shape.items) continue;
-        const item_place at = locate(task.shape, item);
-        const int axes = task.shape.outer_axes;
-        const merge_share_weights weights = weigh(state.first[u], state.second[u]);
-        for (std::uint32_t at_group = at.in_row; at_group * 4 < task.head_dim;
-             at_group += task.lanes) {
-            const int count = merge_count(task, at_group);
-            if (at_group != at.in_row) {
-                merge_load(task.output_type, task.output, task.output_width, at, axes, at_group,
-                           count, state.output[u]);
-                merge_load(task.part_type, task.part, task.part_width, at, axes, at_group, count,
-                           state.part[u]);
-            }
-            float here[4];
-            float there[4];
-            widen_four(task.output_type, state.output[u], here);
-            widen_four(task.part_type, state.part[u], there);
-            float sums[4];
-            LATPAR_UNROLL
-            for (int e = 0; e < 4; ++e) {
-                // What no key has written may hold anything; minus zero adds nothing to the bit.
-                float sum = weights.first != 0 || weights.second != 0 ? -0.0f : 0.0f;
-                if (weights.first != 0) sum += weights.first * here[e];
-                if (weights.second != 0) sum += weights.second * there[e];
-                sums[e] = sum;
-            }
-            store_four(task.output_type,
-                       task.output.row(at, axes) +
-                           static_cast<std::int64_t>(at_group) * 4 * task.output.step,
-                       task.output.step, task.output_width, 0, count, sums);
-        }
-        if (at.in_row == 0) {
-            const auto bits = std::bit_cast<std::uint32_t>(weights.lse);
-            store<4>(task.lse.row(at, axes), &bits);
+    for (int u = 0; u < merge_items; ++u) {
+        if (state.end[u] == 0) continue;
+        const float first = weights.first[state.head[u]];
+        const float second = weights.second[state.head[u]];
+        LATPAR_UNROLL
+        for (int e = 0; e < Group; ++e) {
+            // What no key has written may hold anything; minus zero adds nothing to the bit.
+            float sum = first != 0 || second != 0 ? -0.0f : 0.0f;
+            if (first != 0) sum += first * here[u][e];
+            if (second != 0) sum += second * there[u][e];
+            here[u][e] = sum;
         }
     }
+    store_items(task.output_type, state.to, task.output.step, task.output_width, state.end, here);
 }
 
 }  // namespace latpar::inline v0::cuda::detail

@@ -26,9 +26,9 @@ namespace latpar::inline v0::cuda::detail {
 /// Threads of every block.
 inline constexpr std::uint32_t block_threads = 256;
 
-/// Up to 16 bytes of neighbouring elements, in registers.
+/// Up to eight neighbouring elements, in registers.
 struct group {
-    std::uint32_t words[4];
+    std::uint32_t words[8];
 };
 
 /// On the host an access that a device would trap on throws.
@@ -146,6 +146,10 @@ LATPAR_DEVICE void load_some(const std::byte* from, std::int64_t step, int begin
     }
 }
 
+/// The most neighbours of one access.
+template <int Size, int Count>
+inline constexpr int widest = Size* Count > 16 ? 16 / Size : Count;
+
 /// Elements [begin, end) of `Count`: by accesses of `width` neighbours if it is above 1 and all
 /// are wanted.
 template <int Size, int Count>
@@ -154,20 +158,45 @@ LATPAR_DEVICE void load_group(const std::byte* from, std::int64_t step, int widt
     static_assert(Count == 8 || Count == 4);
     if (width < 2 || begin > 0 || end < Count) {
         load_some<Size, Count>(from, step, begin, end, values);
-    } else if (width == Count) {
-        load_whole<Size, Count, Count>(from, values);
+    } else if (width >= widest<Size, Count>) {
+        load_whole<Size, Count, widest<Size, Count>>(from, values);
     } else if (width == 2) {
         load_whole<Size, Count, 2>(from, values);
     } else {
-        load_whole<Size, Count, Count / 2>(from, values);
+        load_whole<Size, Count, 4>(from, values);
     }
 }
 
+/// Those of [begin, end) that are among the `Count` elements from `First` on, by the widest
+/// accesses that write no other; the elements from `First` on begin at a multiple of `Count`.
+template <int Size, int First, int Count>
+LATPAR_DEVICE void store_part(std::byte* to, int begin, int end, const group& values) {
+    if (end <= First || begin >= First + Count) return;
+    if constexpr (Count == 1) {
+        const std::uint32_t bits = bits_of<Size>(values, First);
+        if constexpr (Size == 4) {
+            store<4>(to + First * Size, &bits);
+        } else {
+            store_half(to + First * Size, static_cast<std::uint16_t>(bits));
+        }
+    } else {
+        if constexpr (Size * Count <= 16) {
+            if (begin <= First && end >= First + Count) {
+                store<Size * Count>(to + First * Size, values.words + First * Size / 4);
+                return;
+            }
+        }
+        store_part<Size, First, Count / 2>(to, begin, end, values);
+        store_part<Size, First + Count / 2, Count / 2>(to, begin, end, values);
+    }
+}
+
+/// Elements [begin, end) of `Count`, which begin at a multiple of `width`.
 template <int Size, int Count>
 LATPAR_DEVICE void store_group(std::byte* to, std::int64_t step, int width, int begin, int end,
                                const group& values) {
-    if (width == Count && begin == 0 && end == Count) {
-        store<Size * Count>(to, values.words);
+    if (width == Count) {
+        store_part<Size, 0, Count>(to, begin, end, values);
         return;
     }
     LATPAR_UNROLL
@@ -220,44 +249,124 @@ LATPAR_DEVICE std::uint32_t narrow(float value) {
     }
 }
 
-/// Four elements of a type that is known at run time.
-LATPAR_DEVICE void load_four(dtype type, const std::byte* from, std::int64_t step, int width,
-                             int begin, int end, group& values) {
-    if (type == dtype::f32) {
-        load_group<4, 4>(from, step, width, begin, end, values);
-    } else {
-        load_group<2, 4>(from, step, width, begin, end, values);
-    }
-}
-
-LATPAR_DEVICE void widen_four(dtype type, const group& values, float* out) {
-    LATPAR_UNROLL
-    for (int e = 0; e < 4; ++e) {
-        if (type == dtype::f32) {
-            out[e] = widen<float>(values.words[e]);
-        } else if (type == dtype::bf16) {
-            out[e] = widen<bfloat16>(bits_of<2>(values, e));
+/// The bits of two values, the first in the lower half.
+template <class T>
+LATPAR_DEVICE std::uint32_t narrow_two(float first, float second) {
+#ifdef __CUDA_ARCH__
+    if (first == first && second == second) {
+        if constexpr (std::is_same_v<T, float16>) {
+            return std::bit_cast<std::uint32_t>(__half2_raw(__floats2half2_rn(first, second)));
         } else {
-            out[e] = widen<float16>(bits_of<2>(values, e));
+            return std::bit_cast<std::uint32_t>(
+                __nv_bfloat162_raw(__floats2bfloat162_rn(first, second)));
+        }
+    }
+#endif
+    return narrow<T>(first) | narrow<T>(second) << 16;
+}
+
+LATPAR_DEVICE float widen_one(dtype type, std::uint32_t bits) {
+    if (type == dtype::f32) return widen<float>(bits);
+    return type == dtype::bf16 ? widen<bfloat16>(bits) : widen<float16>(bits);
+}
+
+LATPAR_DEVICE std::uint32_t narrow_one(dtype type, float value) {
+    if (type == dtype::f32) return narrow<float>(value);
+    return type == dtype::bf16 ? narrow<bfloat16>(value) : narrow<float16>(value);
+}
+
+// What follows is for elements of a type that is known at run time, the same for all threads, so
+// it is asked for once for all items of a thread.
+
+template <class T, int Count, int Items>
+LATPAR_DEVICE void widen_as(const group (&values)[Items], float (&out)[Items][Count]) {
+    LATPAR_UNROLL
+    for (int u = 0; u < Items; ++u) {
+        LATPAR_UNROLL
+        for (int e = 0; e < Count; ++e) out[u][e] = widen<T>(bits_of<sizeof(T)>(values[u], e));
+    }
+}
+
+template <int Count, int Items>
+LATPAR_DEVICE void widen_items(dtype type, const group (&values)[Items],
+                               float (&out)[Items][Count]) {
+    if (type == dtype::f32) {
+        widen_as<float>(values, out);
+    } else if (type == dtype::bf16) {
+        widen_as<bfloat16>(values, out);
+    } else {
+        widen_as<float16>(values, out);
+    }
+}
+
+template <int Size, int Count, int Items>
+LATPAR_DEVICE void load_as(std::byte* const (&from)[Items], std::int64_t step, int width, int begin,
+                           const int (&end)[Items], group (&values)[Items]) {
+    // The two cases that matter, all of the groups by the widest accesses or by the narrowest, are
+    // told apart once; all others for each item.
+    bool whole = begin == 0;
+    LATPAR_UNROLL
+    for (int u = 0; u < Items; ++u) whole = whole && end[u] == Count;
+    if (whole && width == Count) {
+        LATPAR_UNROLL
+        for (int u = 0; u < Items; ++u) {
+            load_whole<Size, Count, widest<Size, Count>>(from[u], values[u]);
+        }
+    } else if (whole && width < 2) {
+        LATPAR_UNROLL
+        for (int u = 0; u < Items; ++u) {
+            load_some<Size, Count>(from[u], step, 0, Count, values[u]);
+        }
+    } else {
+        LATPAR_UNROLL
+        for (int u = 0; u < Items; ++u) {
+            load_group<Size, Count>(from[u], step, width, begin, end[u], values[u]);
         }
     }
 }
 
-LATPAR_DEVICE void store_four(dtype type, std::byte* to, std::int64_t step, int width, int begin,
-                              int end, const float* values) {
-    group out;
+/// Elements [begin, end) of the groups of `Count` that begin at `from`.
+template <int Count, int Items>
+LATPAR_DEVICE void load_items(dtype type, std::byte* const (&from)[Items], std::int64_t step,
+                              int width, int begin, const int (&end)[Items],
+                              group (&values)[Items]) {
     if (type == dtype::f32) {
-        LATPAR_UNROLL
-        for (int e = 0; e < 4; ++e) out.words[e] = narrow<float>(values[e]);
-        store_group<4, 4>(to, step, width, begin, end, out);
+        load_as<4, Count>(from, step, width, begin, end, values);
     } else {
+        load_as<2, Count>(from, step, width, begin, end, values);
+    }
+}
+
+template <class T, int Count, int Items>
+LATPAR_DEVICE void store_as(std::byte* const (&to)[Items], std::int64_t step, int width,
+                            const int (&end)[Items], const float (&values)[Items][Count]) {
+    LATPAR_UNROLL
+    for (int u = 0; u < Items; ++u) {
+        group out;
         LATPAR_UNROLL
-        for (int e = 0; e < 4; ++e) {
-            set_bits<2>(
-                out, e,
-                type == dtype::bf16 ? narrow<bfloat16>(values[e]) : narrow<float16>(values[e]));
+        for (int e = 0; e < Count; e += 2) {
+            if constexpr (sizeof(T) == 4) {
+                out.words[e] = narrow<T>(values[u][e]);
+                out.words[e + 1] = narrow<T>(values[u][e + 1]);
+            } else {
+                out.words[e / 2] = narrow_two<T>(values[u][e], values[u][e + 1]);
+            }
         }
-        store_group<2, 4>(to, step, width, begin, end, out);
+        store_group<sizeof(T), Count>(to[u], step, width, 0, end[u], out);
+    }
+}
+
+/// Rounds the values and stores the first `end` of each item.
+template <int Count, int Items>
+LATPAR_DEVICE void store_items(dtype type, std::byte* const (&to)[Items], std::int64_t step,
+                               int width, const int (&end)[Items],
+                               const float (&values)[Items][Count]) {
+    if (type == dtype::f32) {
+        store_as<float>(to, step, width, end, values);
+    } else if (type == dtype::bf16) {
+        store_as<bfloat16>(to, step, width, end, values);
+    } else {
+        store_as<float16>(to, step, width, end, values);
     }
 }
 

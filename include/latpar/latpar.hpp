@@ -8,6 +8,7 @@
 #include <latpar/comm/box_exchange.hpp>
 #include <latpar/comm/collectives.hpp>
 #include <latpar/comm/communicator.hpp>
+#include <latpar/comm/direct.hpp>
 #include <latpar/comm/elements.hpp>
 #include <latpar/comm/ledger.hpp>
 #include <latpar/comm/mesh.hpp>
@@ -32,6 +33,7 @@
 #include <latpar/denoise/staged_denoiser.hpp>
 #include <latpar/denoise/step_info.hpp>
 #include <latpar/io/safetensors.hpp>
+#include <latpar/kernel/count_non_finite.hpp>
 #include <latpar/kernel/host.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/kernel/reference.hpp>

@@ -58,7 +58,71 @@ void check_aliasing(const const_latent_view& read, const const_latent_view& writ
             "); in place they must agree, otherwise they must be disjoint");
 }
 
+void check_parts(std::span<const latent_view> outputs, axis along,
+                 std::span<const stitch_part> parts, memory_space space) {
+    const std::size_t cut = 2 + index_of(along);
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+        const const_latent_view& prediction = parts[k].prediction;
+        const operand what{"stitch part", static_cast<index_t>(k)};
+        check_view(prediction, space, what);
+        auto expected = outputs[0].extents;
+        expected[cut] = prediction.extents[cut];
+        require(prediction.extents == expected, what, " has the extents ",
+                numbers{prediction.extents}, " for an output of ", numbers{outputs[0].extents},
+                "; they may differ along ", name_of(along), " only");
+        require(static_cast<index_t>(parts[k].weights.size()) == prediction.extents[cut], what,
+                " has ", parts[k].weights.size(), " weights for ", prediction.extents[cut],
+                " positions along ", name_of(along), "; give one for each");
+        for (const latent_view& output : outputs) {
+            require(prediction.elements() == 0 || prediction.data != output.data, what,
+                    " begins where the output does; a stitch is not done in place");
+        }
+    }
+}
+
+/// All inputs but the stitched one, if there is one.
+void check_combination(std::span<const const_latent_view> inputs,
+                       std::span<const float> coefficients, std::span<const latent_view> outputs,
+                       std::size_t stitched, memory_space space) {
+    require(inputs.size() <= max_operands && outputs.size() <= max_operands,
+            "a linear combination of ", inputs.size(), " inputs to ", outputs.size(),
+            " outputs was asked for; it takes at most ", max_operands, " of each, split it");
+    require(coefficients.size() == inputs.size() * outputs.size(), "a linear combination of ",
+            inputs.size(), " inputs to ", outputs.size(), " outputs was given ",
+            coefficients.size(), " coefficients; it takes ", inputs.size() * outputs.size());
+    for (std::size_t r = 0; r < outputs.size(); ++r) {
+        const operand what{"linear combination output", static_cast<index_t>(r)};
+        check_view(outputs[r], space, what);
+        require(outputs[r].extents == outputs[0].extents, what, " has the extents ",
+                numbers{outputs[r].extents}, ", output 0 has ", numbers{outputs[0].extents},
+                "; they must be the same");
+        for (std::size_t other = 0; other < r; ++other) {
+            require(outputs[r].elements() == 0 || outputs[r].data != outputs[other].data, what,
+                    " and output ", other,
+                    " begin at the same element; give each output its own memory");
+        }
+    }
+    for (std::size_t k = 0; k < inputs.size(); ++k) {
+        if (k == stitched || !is_read(k, inputs.size(), coefficients)) continue;
+        const operand what{"linear combination input", static_cast<index_t>(k)};
+        check_view(inputs[k], space, what);
+        require(inputs[k].extents == outputs[0].extents, what, " has the extents ",
+                numbers{inputs[k].extents}, ", the outputs have ", numbers{outputs[0].extents},
+                "; they must be the same");
+        for (std::size_t r = 0; r < outputs.size(); ++r) {
+            check_aliasing(inputs[k], outputs[r], what, {"output", static_cast<index_t>(r)});
+        }
+    }
+}
+
 }  // namespace
+
+bool is_read(std::size_t input, std::size_t inputs, std::span<const float> coefficients) noexcept {
+    for (std::size_t i = input; i < coefficients.size(); i += inputs) {
+        if (coefficients[i] != 0) return true;
+    }
+    return false;
+}
 
 bool is_same_memory(const const_latent_view& a, const const_latent_view& b) noexcept {
     if (a.data != b.data || a.type != b.type || a.extents != b.extents) return false;
@@ -107,60 +171,31 @@ void check_round(const latent_view& values, dtype type, memory_space space) {
 void check_stitch(const latent_view& output, axis along, std::span<const stitch_part> parts,
                   memory_space space) {
     check_view(output, space, {"the output of a stitch"});
-    const std::size_t cut = 2 + index_of(along);
-    for (std::size_t k = 0; k < parts.size(); ++k) {
-        const const_latent_view& prediction = parts[k].prediction;
-        const operand what{"stitch part", static_cast<index_t>(k)};
-        check_view(prediction, space, what);
-        auto expected = output.extents;
-        expected[cut] = prediction.extents[cut];
-        require(prediction.extents == expected, what, " has the extents ",
-                numbers{prediction.extents}, " for an output of ", numbers{output.extents},
-                "; they may differ along ", name_of(along), " only");
-        require(static_cast<index_t>(parts[k].weights.size()) == prediction.extents[cut], what,
-                " has ", parts[k].weights.size(), " weights for ", prediction.extents[cut],
-                " positions along ", name_of(along), "; give one for each");
-        require(prediction.elements() == 0 || prediction.data != output.data, what,
-                " begins where the output does; a stitch is not done in place");
-    }
+    check_parts({&output, 1}, along, parts, space);
 }
 
 void check_linear_combination(std::span<const const_latent_view> inputs,
                               std::span<const float> coefficients,
                               std::span<const latent_view> outputs, memory_space space) {
-    require(inputs.size() <= max_operands && outputs.size() <= max_operands,
-            "a linear combination of ", inputs.size(), " inputs to ", outputs.size(),
-            " outputs was asked for; it takes at most ", max_operands, " of each, split it");
-    require(coefficients.size() == inputs.size() * outputs.size(), "a linear combination of ",
-            inputs.size(), " inputs to ", outputs.size(), " outputs was given ",
-            coefficients.size(), " coefficients; it takes ", inputs.size() * outputs.size());
-    for (std::size_t r = 0; r < outputs.size(); ++r) {
-        const operand what{"linear combination output", static_cast<index_t>(r)};
-        check_view(outputs[r], space, what);
-        require(outputs[r].extents == outputs[0].extents, what, " has the extents ",
-                numbers{outputs[r].extents}, ", output 0 has ", numbers{outputs[0].extents},
-                "; they must be the same");
-        for (std::size_t other = 0; other < r; ++other) {
-            require(outputs[r].elements() == 0 || outputs[r].data != outputs[other].data, what,
-                    " and output ", other,
-                    " begin at the same element; give each output its own memory");
-        }
-    }
-    for (std::size_t k = 0; k < inputs.size(); ++k) {
-        bool read = false;
-        for (std::size_t r = 0; r < outputs.size(); ++r) {
-            read = read || coefficients[r * inputs.size() + k] != 0;
-        }
-        if (!read) continue;
-        const operand what{"linear combination input", static_cast<index_t>(k)};
-        check_view(inputs[k], space, what);
-        require(inputs[k].extents == outputs[0].extents, what, " has the extents ",
-                numbers{inputs[k].extents}, ", the outputs have ", numbers{outputs[0].extents},
-                "; they must be the same");
-        for (std::size_t r = 0; r < outputs.size(); ++r) {
-            check_aliasing(inputs[k], outputs[r], what, {"output", static_cast<index_t>(r)});
-        }
-    }
+    check_combination(inputs, coefficients, outputs, inputs.size(), space);
+}
+
+void check_stitch_combination(const stitched_input& stitched,
+                              std::span<const const_latent_view> inputs,
+                              std::span<const float> coefficients,
+                              std::span<const latent_view> outputs, memory_space space) {
+    require(stitched.index < inputs.size(), "input ", stitched.index, " of ", inputs.size(),
+            " was to be stitched; use the number of an input");
+    check_type(stitched.type, {"the stitched input"});
+    check_combination(inputs, coefficients, outputs, stitched.index, space);
+    if (!is_read(stitched.index, inputs.size(), coefficients)) return;
+    require(inputs[stitched.index].data == nullptr, "input ", stitched.index,
+            " is stitched but has memory; give an empty view in its place");
+    check_parts(outputs, stitched.along, stitched.parts, space);
+}
+
+void check_count(const const_latent_view& values, memory_space space) {
+    check_view(values, space, {"the latent to count in"});
 }
 
 }  // namespace latpar::inline v0::kernel::detail

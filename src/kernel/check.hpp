@@ -25,6 +25,19 @@ void check_linear_combination(std::span<const const_latent_view> inputs,
                               std::span<const float> coefficients,
                               std::span<const latent_view> outputs, memory_space space);
 
+/// Errors: usage_error if the values of `count_non_finite` cannot be read.
+void check_count(const const_latent_view& values, memory_space space);
+
+/// Errors: usage_error if the arguments of `kernel_set::stitch_combination` do not fit together.
+void check_stitch_combination(const stitched_input& stitched,
+                              std::span<const const_latent_view> inputs,
+                              std::span<const float> coefficients,
+                              std::span<const latent_view> outputs, memory_space space);
+
+/// True if some output reads this input; the coefficients are one for each input and output.
+[[nodiscard]] bool is_read(std::size_t input, std::size_t inputs,
+                           std::span<const float> coefficients) noexcept;
+
 /// True if both name the same elements of the same type.
 [[nodiscard]] bool is_same_memory(const const_latent_view& a, const const_latent_view& b) noexcept;
 

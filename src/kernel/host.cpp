@@ -82,6 +82,69 @@ index_t same_cover(std::span<const stitch_part> parts, std::size_t cut, index_t 
     return end - position;
 }
 
+/// Calls take(at, count, sum) for runs of rows, with the stitched values.
+template <class Take>
+void stitch_runs(const std::array<index_t, 5>& extents, axis along,
+                 std::span<const stitch_part> parts, Take&& take) {
+    const std::size_t cut = 2 + index_of(along);
+    const bool cuts_rows = along == axis::w;
+    const index_t width = extents[4];
+    std::array<float, block> sum;
+    std::array<float, block> room;
+
+    // One run of a row, all of its positions covered by the same parts.
+    const auto run = [&](std::array<index_t, 5> at, index_t count) {
+        bool first = true;
+        for (const stitch_part& part : parts) {
+            std::array<index_t, 5> inside = at;
+            inside[cut] -= part.begin;
+            if (inside[cut] < 0 || inside[cut] >= part.prediction.extents[cut]) continue;
+            const const_latent_view& view = part.prediction;
+            const float* values =
+                load(view, view.offset(inside), view.strides[4], count, room.data());
+            const float* weights = part.weights.data() + inside[cut];
+            if (cuts_rows) {
+                add_term(sum.data(), values, weights, first, count);
+            } else {
+                add_term(sum.data(), values, *weights, first, count);
+            }
+            first = false;
+        }
+        if (first) std::fill_n(sum.begin(), count, 0.0f);
+        take(at, count, sum.data());
+    };
+
+    std::array<index_t, 5> at{};
+    for (at[0] = 0; at[0] < extents[0]; ++at[0])
+        for (at[1] = 0; at[1] < extents[1]; ++at[1])
+            for (at[2] = 0; at[2] < extents[2]; ++at[2])
+                for (at[3] = 0; at[3] < extents[3]; ++at[3])
+                    for (at[4] = 0; at[4] < width;) {
+                        index_t count = std::min(block, width - at[4]);
+                        if (cuts_rows) count = same_cover(parts, cut, at[4], at[4] + count);
+                        run(at, count);
+                        at[4] += count;
+                    }
+}
+
+using run_of_each = std::array<std::array<float, block>, max_operands>;
+
+/// The sums of a run for all outputs, from the values of the inputs that are read.
+void combine_run(std::size_t rows, std::size_t columns, std::span<const float> coefficients,
+                 const std::array<const float*, max_operands>& values, index_t count,
+                 run_of_each& sums) {
+    for (std::size_t r = 0; r < rows; ++r) {
+        bool first = true;
+        for (std::size_t k = 0; k < columns; ++k) {
+            const float coefficient = coefficients[r * columns + k];
+            if (coefficient == 0) continue;
+            add_term(sums[r].data(), values[k], coefficient, first, count);
+            first = false;
+        }
+        if (first) std::fill_n(sums[r].begin(), count, 0.0f);
+    }
+}
+
 }  // namespace
 
 void host::copy(const_latent_view source, latent_view target, stream_ref) const {
@@ -129,45 +192,10 @@ void host::round(latent_view values, dtype type, stream_ref) const {
 void host::stitch(latent_view output, axis along, std::span<const stitch_part> parts,
                   stream_ref) const {
     detail::check_stitch(output, along, parts, space());
-    const std::size_t cut = 2 + index_of(along);
-    const bool cuts_rows = along == axis::w;
-    const index_t width = output.extents[4];
-    std::array<float, block> sum;
-    std::array<float, block> room;
-
-    // One run of a row, all of its positions covered by the same parts.
-    const auto run = [&](std::array<index_t, 5> at, index_t count) {
-        bool first = true;
-        for (const stitch_part& part : parts) {
-            std::array<index_t, 5> inside = at;
-            inside[cut] -= part.begin;
-            if (inside[cut] < 0 || inside[cut] >= part.prediction.extents[cut]) continue;
-            const const_latent_view& view = part.prediction;
-            const float* values =
-                load(view, view.offset(inside), view.strides[4], count, room.data());
-            const float* weights = part.weights.data() + inside[cut];
-            if (cuts_rows) {
-                add_term(sum.data(), values, weights, first, count);
-            } else {
-                add_term(sum.data(), values, *weights, first, count);
-            }
-            first = false;
-        }
-        if (first) std::fill_n(sum.begin(), count, 0.0f);
-        store(sum.data(), output, output.offset(at), output.strides[4], count);
-    };
-
-    std::array<index_t, 5> at{};
-    for (at[0] = 0; at[0] < output.extents[0]; ++at[0])
-        for (at[1] = 0; at[1] < output.extents[1]; ++at[1])
-            for (at[2] = 0; at[2] < output.extents[2]; ++at[2])
-                for (at[3] = 0; at[3] < output.extents[3]; ++at[3])
-                    for (at[4] = 0; at[4] < width;) {
-                        index_t count = std::min(block, width - at[4]);
-                        if (cuts_rows) count = same_cover(parts, cut, at[4], at[4] + count);
-                        run(at, count);
-                        at[4] += count;
-                    }
+    stitch_runs(output.extents, along, parts,
+                [&](const std::array<index_t, 5>& at, index_t count, const float* sum) {
+                    store(sum, output, output.offset(at), output.strides[4], count);
+                });
 }
 
 void host::linear_combination(std::span<const const_latent_view> inputs,
@@ -182,15 +210,13 @@ void host::linear_combination(std::span<const const_latent_view> inputs,
     for (const latent_view& output : outputs) loop.add(output.strides);
     std::array<bool, max_operands> is_read{};
     for (std::size_t k = 0; k < columns; ++k) {
-        for (std::size_t r = 0; r < rows; ++r) {
-            is_read[k] = is_read[k] || coefficients[r * columns + k] != 0;
-        }
+        is_read[k] = detail::is_read(k, columns, coefficients);
         // An input that is not read must not shorten the runs.
         loop.add(is_read[k] ? inputs[k].strides : outputs[0].strides);
     }
 
-    std::array<std::array<float, block>, max_operands> room;
-    std::array<std::array<float, block>, max_operands> sums;
+    run_of_each room;
+    run_of_each sums;
     std::array<const float*, max_operands> values{};
     loop([&](const auto& offsets, index_t count, const auto& steps) {
         for (index_t done = 0; done < count; done += block) {
@@ -202,21 +228,46 @@ void host::linear_combination(std::span<const const_latent_view> inputs,
                     load(inputs[k], offsets[rows + k] + done * step, step, size, room[k].data());
             }
             // An output may be an input: nothing is stored before all sums of the block are done.
-            for (std::size_t r = 0; r < rows; ++r) {
-                bool first = true;
-                for (std::size_t k = 0; k < columns; ++k) {
-                    const float coefficient = coefficients[r * columns + k];
-                    if (coefficient == 0) continue;
-                    add_term(sums[r].data(), values[k], coefficient, first, size);
-                    first = false;
-                }
-                if (first) std::fill_n(sums[r].begin(), size, 0.0f);
-            }
+            combine_run(rows, columns, coefficients, values, size, sums);
             for (std::size_t r = 0; r < rows; ++r) {
                 store(sums[r].data(), outputs[r], offsets[r] + done * steps[r], steps[r], size);
             }
         }
     });
+}
+
+void host::stitch_combination(const stitched_input& stitched,
+                              std::span<const const_latent_view> inputs,
+                              std::span<const float> coefficients,
+                              std::span<const latent_view> outputs, stream_ref stream) const {
+    detail::check_stitch_combination(stitched, inputs, coefficients, outputs, space());
+    if (!detail::is_read(stitched.index, inputs.size(), coefficients)) {
+        linear_combination(inputs, coefficients, outputs, stream);
+        return;
+    }
+    run_of_each room;
+    run_of_each sums;
+    std::array<float, block> rounded;
+    std::array<const float*, max_operands> values{};
+    const auto combine = [&](const std::array<index_t, 5>& at, index_t count, const float* sum) {
+        visit_floating(stitched.type, [&]<class T>() {
+            std::array<T, block> narrow;
+            convert(sum, index_t{1}, narrow.data(), index_t{1}, count);
+            convert(narrow.data(), index_t{1}, rounded.data(), index_t{1}, count);
+        });
+        for (std::size_t k = 0; k < inputs.size(); ++k) {
+            if (k == stitched.index || !detail::is_read(k, inputs.size(), coefficients)) continue;
+            values[k] =
+                load(inputs[k], inputs[k].offset(at), inputs[k].strides[4], count, room[k].data());
+        }
+        values[stitched.index] = rounded.data();
+        combine_run(outputs.size(), inputs.size(), coefficients, values, count, sums);
+        for (std::size_t r = 0; r < outputs.size(); ++r) {
+            const latent_view& output = outputs[r];
+            store(sums[r].data(), output, output.offset(at), output.strides[4], count);
+        }
+    };
+    stitch_runs(outputs[0].extents, stitched.along, stitched.parts, combine);
 }
 
 void host::merge_attention(latent_view output, latent_view lse, const_latent_view part,

@@ -46,6 +46,34 @@ private:
     bool empty_ = true;
 };
 
+float stitched_at(std::size_t cut, std::span<const stitch_part> parts, const position& at) {
+    running_sum sum;
+    for (const stitch_part& part : parts) {
+        position inside = at;
+        inside[cut] -= part.begin;
+        if (inside[cut] < 0 || inside[cut] >= part.prediction.extents[cut]) continue;
+        sum.add(part.weights[static_cast<std::size_t>(inside[cut])] *
+                load(part.prediction, inside));
+    }
+    return sum.value();
+}
+
+/// `value_of(k)` is the value of an input that is read.
+template <class ValueOf>
+void combine_at(std::size_t columns, std::span<const float> coefficients,
+                std::span<const latent_view> outputs, const position& at, ValueOf&& value_of) {
+    std::array<float, max_operands> results{};
+    for (std::size_t r = 0; r < outputs.size(); ++r) {
+        running_sum sum;
+        for (std::size_t k = 0; k < columns; ++k) {
+            const float coefficient = coefficients[r * columns + k];
+            if (coefficient != 0) sum.add(coefficient * value_of(k));
+        }
+        results[r] = sum.value();
+    }
+    for (std::size_t r = 0; r < outputs.size(); ++r) store(outputs[r], at, results[r]);
+}
+
 }  // namespace
 
 void reference::copy(const_latent_view source, latent_view target, stream_ref) const {
@@ -78,17 +106,8 @@ void reference::stitch(latent_view output, axis along, std::span<const stitch_pa
                        stream_ref) const {
     detail::check_stitch(output, along, parts, space());
     const std::size_t cut = 2 + index_of(along);
-    for_each_position(output.extents, [&](const position& at) {
-        running_sum sum;
-        for (const stitch_part& part : parts) {
-            position inside = at;
-            inside[cut] -= part.begin;
-            if (inside[cut] < 0 || inside[cut] >= part.prediction.extents[cut]) continue;
-            sum.add(part.weights[static_cast<std::size_t>(inside[cut])] *
-                    load(part.prediction, inside));
-        }
-        store(output, at, sum.value());
-    });
+    for_each_position(output.extents,
+                      [&](const position& at) { store(output, at, stitched_at(cut, parts, at)); });
 }
 
 void reference::linear_combination(std::span<const const_latent_view> inputs,
@@ -97,16 +116,25 @@ void reference::linear_combination(std::span<const const_latent_view> inputs,
     detail::check_linear_combination(inputs, coefficients, outputs, space());
     if (outputs.empty()) return;
     for_each_position(outputs[0].extents, [&](const position& at) {
-        std::array<float, max_operands> results{};
-        for (std::size_t r = 0; r < outputs.size(); ++r) {
-            running_sum sum;
-            for (std::size_t k = 0; k < inputs.size(); ++k) {
-                const float coefficient = coefficients[r * inputs.size() + k];
-                if (coefficient != 0) sum.add(coefficient * load(inputs[k], at));
-            }
-            results[r] = sum.value();
-        }
-        for (std::size_t r = 0; r < outputs.size(); ++r) store(outputs[r], at, results[r]);
+        combine_at(inputs.size(), coefficients, outputs, at,
+                   [&](std::size_t k) { return load(inputs[k], at); });
+    });
+}
+
+void reference::stitch_combination(const stitched_input& stitched,
+                                   std::span<const const_latent_view> inputs,
+                                   std::span<const float> coefficients,
+                                   std::span<const latent_view> outputs, stream_ref) const {
+    detail::check_stitch_combination(stitched, inputs, coefficients, outputs, space());
+    if (outputs.empty()) return;
+    const std::size_t cut = 2 + index_of(stitched.along);
+    for_each_position(outputs[0].extents, [&](const position& at) {
+        combine_at(inputs.size(), coefficients, outputs, at, [&](std::size_t k) {
+            if (k != stitched.index) return load(inputs[k], at);
+            const float value = stitched_at(cut, stitched.parts, at);
+            return visit_floating(stitched.type,
+                                  [&]<class T>() { return to_float(from_float<T>(value)); });
+        });
     });
 }
 

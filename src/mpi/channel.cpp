@@ -8,7 +8,19 @@
 #include <climits>
 #include <utility>
 
+#if __has_include(<mpi-ext.h>)
+#include <mpi-ext.h>
+#endif
+
 namespace latpar::inline v0::mpi::detail {
+
+bool mpi_reaches_cuda() noexcept {
+#ifdef MPIX_CUDA_AWARE_SUPPORT
+    return MPIX_Query_cuda_support() == 1;
+#else
+    return false;
+#endif
+}
 
 channel::channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> parent,
                  std::vector<int> places_in_parent)

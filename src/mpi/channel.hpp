@@ -43,8 +43,13 @@ struct message_set {
     std::optional<local_request> self;
 };
 
+/// Whether this MPI takes pointers to CUDA memory, as it says itself; false for one that says
+/// nothing.
+[[nodiscard]] bool mpi_reaches_cuda() noexcept;
+
 /// What all communicators made from one another share: which exchanges are in flight.
 struct family {
+    const bool reaches_cuda = mpi_reaches_cuda();
     std::mutex mutex;
     std::vector<message_set*> live;
 };
@@ -65,6 +70,9 @@ public:
 
     [[nodiscard]] int rank() const noexcept { return rank_; }
     [[nodiscard]] int size() const noexcept { return size_; }
+    [[nodiscard]] bool reaches(memory_space space) const noexcept {
+        return space == memory_space::host || family_->reaches_cuda;
+    }
     [[nodiscard]] MPI_Comm payload() const noexcept { return payload_; }
     [[nodiscard]] MPI_Comm control() const noexcept { return control_; }
 

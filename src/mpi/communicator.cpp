@@ -60,6 +60,10 @@ int communicator::size() const noexcept {
     return channel_->size();
 }
 
+bool communicator::reaches(memory_space space) const noexcept {
+    return channel_->reaches(space);
+}
+
 request communicator::start_exchange(std::span<const send_op> sends, std::span<const recv_op> recvs,
                                      stream_ref) {
     return channel_->start(sends, recvs);

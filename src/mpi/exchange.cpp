@@ -89,8 +89,7 @@ void channel::give_back(message_set& set) {
 }
 
 request channel::start(std::span<const send_op> sends, std::span<const recv_op> recvs) {
-    check_operations(size_, sends, recvs,
-                     [](memory_space space) { return space == memory_space::host; });
+    check_operations(size_, sends, recvs, [this](memory_space space) { return reaches(space); });
     require_usable();
     throw_if_aborted();
     message_set& set = take(sends.size() + recvs.size());
@@ -98,9 +97,11 @@ request channel::start(std::span<const send_op> sends, std::span<const recv_op> 
         set.messages.push_back({op.peer, op.type, op.count});
         return &set.requests.emplace_back(MPI_REQUEST_NULL);
     };
+    // What reaches one memory alone cannot copy between two; all of them go one way, in order.
+    const bool copies_own = !reaches(memory_space::cuda);
     try {
         for (const recv_op& op : recvs) {
-            if (op.peer == rank_) {
+            if (copies_own && op.peer == rank_) {
                 set.self_recvs.push_back(op);
                 set.self_recvs.back().peer = 0;
                 continue;
@@ -116,14 +117,17 @@ request channel::start(std::span<const send_op> sends, std::span<const recv_op> 
             notice_.begin_listening();
         }
         for (const send_op& op : sends) {
-            if (op.peer == rank_) {
+            if (copies_own && op.peer == rank_) {
                 set.self_sends.push_back(op);
                 set.self_sends.back().peer = 0;
                 continue;
             }
             const message_type type(op.bytes());
-            check(MPI_Isend(op.data, type.count(), type.type(), op.peer, static_cast<int>(op.type),
-                            payload_, add(op)),
+            // Of a short message to itself that is longer than expected, Open MPI cuts off the rest
+            // without a word, unless it is synchronous.
+            const auto send = op.peer == rank_ ? MPI_Issend : MPI_Isend;
+            check(send(op.data, type.count(), type.type(), op.peer, static_cast<int>(op.type),
+                       payload_, add(op)),
                   "MPI_Isend");
         }
         if (!set.self_sends.empty() || !set.self_recvs.empty()) {
@@ -296,7 +300,9 @@ void channel::settle(message_set& set) {
             int done = 0;
             MPI_Test(&set.requests[i], &done, MPI_STATUS_IGNORE);
             if (done) continue;
-            if (notice_.is_quiet(set.messages[i].peer)) {
+            // Its own receives have ended by now.
+            const int peer = set.messages[i].peer;
+            if (peer == rank_ || notice_.is_quiet(peer)) {
                 MPI_Request_free(&set.requests[i]);
             } else {
                 settled = false;

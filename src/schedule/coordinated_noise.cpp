@@ -23,19 +23,19 @@ index_t below(index_t limit, std::uint64_t bits) {
 
 }  // namespace
 
-coordinated_noise::coordinated_noise(std::uint64_t seed, index_t block_latents, index_t cat_latents)
-    : noise_(seed), block_latents_(block_latents), cat_latents_(cat_latents) {
+frame_pool::frame_pool(std::uint64_t seed, index_t block_latents, index_t cat_latents)
+    : seed_(seed), block_latents_(block_latents), cat_latents_(cat_latents) {
     detail::require(block_latents >= 1 && cat_latents >= 0 && cat_latents <= block_latents,
                     "noise for blocks of ", block_latents, " latent frames with a context of ",
                     cat_latents, " was asked for; use 1 or more, and 0 up to as many");
 }
 
-std::vector<index_t> coordinated_noise::frames_of(index_t block) const {
+std::vector<index_t> frame_pool::frames_of(index_t block) const {
     detail::require(block >= 0, "noise was asked for block ", block, "; they count from 0");
     std::vector<index_t> pool(static_cast<std::size_t>(block_latents_ + cat_latents_));
     std::iota(pool.begin(), pool.end(), index_t{0});
-    const std::array<std::uint32_t, 2> key{static_cast<std::uint32_t>(noise_.seed()),
-                                           static_cast<std::uint32_t>(noise_.seed() >> 32)};
+    const std::array<std::uint32_t, 2> key{static_cast<std::uint32_t>(seed_),
+                                           static_cast<std::uint32_t>(seed_ >> 32)};
     for (index_t b = 1; b <= block; ++b) {
         std::rotate(pool.begin(), pool.end() - cat_latents_, pool.end());
         for (index_t i = block_latents_ - 1; i > 0; --i) {
@@ -50,19 +50,6 @@ std::vector<index_t> coordinated_noise::frames_of(index_t block) const {
     }
     if (block > 0) pool.erase(pool.begin(), pool.begin() + cat_latents_);
     return pool;
-}
-
-void coordinated_noise::operator()(index_t block, latent_view out, stream_ref stream) const {
-    const std::vector<index_t> frames = frames_of(block);
-    detail::require(out.extents[2] == static_cast<index_t>(frames.size()), "block ", block, " has ",
-                    frames.size(), " latent frames, noise was asked for ", out.extents[2]);
-    for (std::size_t i = 0; i < frames.size(); ++i) {
-        latent_view frame = out;
-        frame.data += static_cast<index_t>(i) * out.strides[2] * size_of(out.type);
-        frame.extents[2] = 1;
-        noise_.fill(frame, {{frames[i], 0, 0}, {1, out.extents[3], out.extents[4]}}, {0, 0},
-                    stream);
-    }
 }
 
 }  // namespace latpar::inline v0

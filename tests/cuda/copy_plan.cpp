@@ -51,11 +51,15 @@ TEST_CASE("copies of boxes take the widest accesses that there are") {
     CHECK(task_of(dtype::f32, dtype::f32, odd, whole, whole, 4100, 8196).width == 4);
     CHECK(task_of(dtype::f32, dtype::f32, odd, whole, whole, 4100, 8200).width == 1);
     CHECK(task_of(dtype::f32, dtype::f32, odd, whole, whole, 4104, 8192).width == 2);
-    // Conversions move groups of 16 bytes of the wider type.
+    // Conversions move groups of 16 bytes of the target.
     const copy_task converted = task_of(dtype::f32, dtype::bf16, half_w, whole, half_w);
     CHECK(converted.width == 4);
-    CHECK(converted.rows_are_even);
-    CHECK(converted.shape.items == 16 * 21 * 60 * 13);
+    CHECK_FALSE(converted.rows_are_even);
+    CHECK(converted.shape.items == 16 * 21 * 60 * 8);
+    const copy_task widened = task_of(dtype::bf16, dtype::f32, half_w, half_w, whole);
+    CHECK(widened.width == 4);
+    CHECK(widened.rows_are_even);
+    CHECK(widened.shape.items == 16 * 21 * 60 * 13);
 }
 
 TEST_CASE("rows of every length and alignment are copied whole, and nothing beside them") {

@@ -42,6 +42,13 @@ public:
                                 std::span<const latpar::latent_view> outputs) const {
             latpar::cuda::kernels{}.linear_combination(inputs, coefficients, outputs, stream);
         }
+        void stitch_combination(const latpar::kernel::stitched_input& stitched,
+                                std::span<const latpar::const_latent_view> inputs,
+                                std::span<const float> coefficients,
+                                std::span<const latpar::latent_view> outputs) const {
+            latpar::cuda::kernels{}.stitch_combination(stitched, inputs, coefficients, outputs,
+                                                       stream);
+        }
         void merge_attention(latpar::latent_view output, latpar::latent_view lse,
                              latpar::const_latent_view part,
                              latpar::const_latent_view part_lse) const {

@@ -56,6 +56,22 @@ TEST_CASE("emulated stitches have the bits of the reference") {
     }
 }
 
+TEST_CASE("an emulated stitch in which blocks take turns has the bits of the reference") {
+    host_lab lab;
+    kernel_cases::check_large_stitch(lab);
+}
+
+TEST_CASE("emulated combinations of a stitch have the bits of the two calls") {
+    host_lab lab{{GENERATE(values<index_t>({cuda::detail::max_positions, 997}))}};
+    for (const axis along : all_axes) {
+        kernel_cases::check_stitch_combinations(lab, along, 60, 5, 30, 4);
+        // More parts, weights and operands than the small task holds.
+        kernel_cases::check_stitch_combinations(lab, along, 3, 60, 30, 3);
+        kernel_cases::check_stitch_combinations(lab, along, 1, 10, 900, 2);
+        kernel_cases::check_stitch_combinations(lab, along, 8, 5, 30, kernel::max_operands);
+    }
+}
+
 TEST_CASE("emulated linear combinations have the bits of the reference") {
     host_lab lab{{GENERATE(values<index_t>({cuda::detail::max_positions, 997}))}};
     kernel_cases::check_combinations(lab, 200, 5);

@@ -8,6 +8,7 @@
 #include <cuda/detail/stitch.hpp>
 #include <kernel/check.hpp>
 
+#include <memory>
 #include <vector>
 
 /// A kernel set that plans as `cuda::kernels` does and runs what its threads run.
@@ -53,7 +54,7 @@ struct emulated_kernels {
             values, type,
             [&](const latpar::cuda::detail::copy_task& task) {
                 for_each_thread(
-                    task.shape.items, latpar::cuda::detail::copy_tile,
+                    task.shape.items, latpar::cuda::detail::copy_tile(task),
                     [&](std::uint32_t first) { latpar::cuda::detail::round_share(task, first); });
             },
             limit);
@@ -62,19 +63,7 @@ struct emulated_kernels {
     void stitch(latpar::latent_view output, latpar::axis along,
                 std::span<const latpar::kernel::stitch_part> parts, latpar::stream_ref = {}) const {
         latpar::kernel::detail::check_stitch(output, along, parts, space());
-        latpar::cuda::detail::run_stitch(
-            output, 2 + latpar::index_of(along), parts,
-            [&](const auto& task) {
-                for_each_thread(
-                    task.shape.items, latpar::cuda::detail::stitch_tile, [&](std::uint32_t first) {
-                        if (task.cut == 0) {
-                            latpar::cuda::detail::stitch_share<true>(task, task.weights, first);
-                        } else {
-                            latpar::cuda::detail::stitch_share<false>(task, task.weights, first);
-                        }
-                    });
-            },
-            limit);
+        run_stitch({.outputs = {&output, 1}, .cut = 2 + latpar::index_of(along), .parts = parts});
     }
 
     void linear_combination(std::span<const latpar::const_latent_view> inputs,
@@ -97,6 +86,21 @@ struct emulated_kernels {
             limit);
     }
 
+    void stitch_combination(const latpar::kernel::stitched_input& stitched,
+                            std::span<const latpar::const_latent_view> inputs,
+                            std::span<const float> coefficients,
+                            std::span<const latpar::latent_view> outputs,
+                            latpar::stream_ref = {}) const {
+        latpar::kernel::detail::check_stitch_combination(stitched, inputs, coefficients, outputs,
+                                                         space());
+        if (!latpar::kernel::detail::is_read(stitched.index, inputs.size(), coefficients)) {
+            linear_combination(inputs, coefficients, outputs);
+            return;
+        }
+        run_stitch({outputs, 2 + latpar::index_of(stitched.along), stitched.parts, inputs,
+                    coefficients, stitched.index, stitched.type});
+    }
+
     void merge_attention(latpar::latent_view output, latpar::latent_view lse,
                          latpar::const_latent_view part, latpar::const_latent_view part_lse,
                          latpar::stream_ref = {}) const {
@@ -105,24 +109,55 @@ struct emulated_kernels {
             output, lse, part, part_lse,
             [&](const latpar::cuda::detail::merge_task& task) {
                 count();
-                namespace d = latpar::cuda::detail;
-                std::vector<d::merge_state> warp(32);
-                for (std::uint32_t begin = 0; begin < task.shape.items; begin += d::merge_tile) {
-                    for (std::uint32_t t = 0; t < d::block_threads; t += 32) {
-                        // A warp's lanes meet between the two halves.
-                        for (std::uint32_t lane = 0; lane < 32; ++lane) {
-                            d::merge_read(task, begin + t + lane, warp[lane]);
-                        }
-                        for (std::uint32_t lane = 32; lane-- > 0;) {
-                            d::merge_write(task, begin + t + lane, warp[lane]);
-                        }
-                    }
+                if (task.group == 8) {
+                    merge_all<8>(task);
+                } else {
+                    merge_all<4>(task);
                 }
             },
             limit);
     }
 
 private:
+    void run_stitch(const latpar::cuda::detail::stitch_job& job) const {
+        latpar::cuda::detail::run_stitch(
+            job,
+            [&]<class Task>(const Task& task) {
+                namespace d = latpar::cuda::detail;
+                const std::uint32_t tile = task.turns * d::block_threads;
+                d::visit_stitch_rows<Task>(task.combines ? task.rows : 0, [&]<int Rows>() {
+                    for_each_thread(task.shape.threads, tile, [&](std::uint32_t first) {
+                        const auto share = task.shape.cuts_rows
+                                               ? d::stitch_block_share<Rows, true, Task>
+                                               : d::stitch_block_share<Rows, false, Task>;
+                        share(task, task.weights, first / tile, first % tile);
+                    });
+                });
+            },
+            limit);
+    }
+
+    template <int Group>
+    static void merge_all(const latpar::cuda::detail::merge_task& task) {
+        namespace d = latpar::cuda::detail;
+        const auto weights = std::make_unique<d::merge_weights>();
+        std::vector<d::merge_state> states(d::block_threads);
+        for (std::uint32_t block = 0; block * task.heads_per_block < task.heads; ++block) {
+            for (std::uint32_t tile = 0; tile < d::merge_block_items(task); tile += d::merge_tile) {
+                for (std::uint32_t t = 0; t < d::block_threads; ++t) {
+                    d::merge_read<Group>(task, block, tile, t, states[t]);
+                }
+                // The threads of a block meet before and after the heads are weighed.
+                for (std::uint32_t t = d::block_threads; tile == 0 && t-- > 0;) {
+                    d::merge_weigh(task, block, t, *weights);
+                }
+                for (const d::merge_state& state : states) {
+                    d::merge_write<Group>(task, *weights, state);
+                }
+            }
+        }
+    }
+
     void count() const {
         if (launches) ++*launches;
     }

@@ -50,6 +50,11 @@ struct every_kernel {
         std::vector<const_latent_view> inputs{z.view(), output.view(), previous.view()};
         std::vector<latent_view> outputs{z.view(), previous.view()};
         kernels.linear_combination(inputs, coefficients, outputs);
+        std::vector<const_latent_view> with_stitched{output.view(), {}};
+        std::vector<float> half{0.5f, 0.5f};
+        std::vector<latent_view> averaged{output.view()};
+        kernels.stitch_combination({1, axis::w, dtype::f32, parts}, with_stitched, half, averaged);
+        std::ranges::fill(half, -1.0f);
         kernels.merge_attention(output.view(), lse.view(), packed.view(), part_lse.view());
         std::ranges::fill(weights, -1.0f);
         std::ranges::fill(coefficients, -1.0f);

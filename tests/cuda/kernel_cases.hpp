@@ -249,7 +249,48 @@ void check_rounding(Lab& lab) {
     CHECK(different == 0);
 }
 
-/// `parts` of up to `longest` positions each, drawn about an output.
+/// Parts of up to `longest` positions each, drawn about an output of these extents, here and in a
+/// lab's memory.
+template <class Lab>
+class drawn_parts {
+public:
+    drawn_parts(Lab& lab, const std::array<index_t, 5>& extents, std::size_t cut, std::size_t count,
+                index_t longest, std::mt19937& generator) {
+        for (std::size_t k = 0; k < count; ++k) {
+            auto part_extents = extents;
+            part_extents[cut] = static_cast<index_t>(generator() % static_cast<unsigned>(longest));
+            predictions_.emplace_back(part_extents, random_type(generator), generator);
+            predictions_there_.emplace_back(lab, predictions_[k], generator);
+            auto& own = weights_.emplace_back();
+            for (index_t i = 0; i < part_extents[cut]; ++i) {
+                own.push_back(static_cast<float>(generator() % 9) / 7);
+            }
+            // Beyond the output on either side.
+            const index_t begin =
+                static_cast<index_t>(generator() % static_cast<unsigned>(longest + 10)) -
+                longest / 2;
+            here.push_back({predictions_[k].view(), begin, own});
+            there.push_back({predictions_there_[k].view(), begin, own});
+        }
+    }
+    // Views point into it.
+    drawn_parts(const drawn_parts&) = delete;
+    drawn_parts& operator=(const drawn_parts&) = delete;
+
+    /// What the weights are after a call must not matter.
+    void spoil_weights() {
+        for (auto& own : weights_) std::fill(own.begin(), own.end(), -1.0f);
+    }
+
+    std::vector<latpar::kernel::stitch_part> here;
+    std::vector<latpar::kernel::stitch_part> there;
+
+private:
+    std::deque<random_latent> predictions_;
+    std::deque<placed<Lab>> predictions_there_;
+    std::deque<std::vector<float>> weights_;
+};
+
 template <class Lab>
 void check_stitch(Lab& lab, latpar::axis along, int trials, std::size_t parts, index_t longest) {
     std::mt19937 generator(4 + static_cast<unsigned>(parts));
@@ -260,32 +301,10 @@ void check_stitch(Lab& lab, latpar::axis along, int trials, std::size_t parts, i
         if (longest > 30) extents[cut] = longest;
         random_latent output(extents, random_type(generator), generator);
         const placed output_there(lab, output, generator);
-        std::deque<random_latent> predictions;
-        std::deque<placed<Lab>> predictions_there;
-        std::deque<std::vector<float>> weights;
-        std::vector<latpar::kernel::stitch_part> here;
-        std::vector<latpar::kernel::stitch_part> there;
-        const std::size_t count = generator() % (parts + 1);
-        for (std::size_t k = 0; k < count; ++k) {
-            auto part_extents = extents;
-            part_extents[cut] = static_cast<index_t>(generator() % static_cast<unsigned>(longest));
-            predictions.emplace_back(part_extents, random_type(generator), generator);
-            predictions_there.emplace_back(lab, predictions[k], generator);
-            auto& own = weights.emplace_back();
-            for (index_t i = 0; i < part_extents[cut]; ++i) {
-                own.push_back(static_cast<float>(generator() % 9) / 7);
-            }
-            // Beyond the output on either side.
-            const index_t begin =
-                static_cast<index_t>(generator() % static_cast<unsigned>(longest + 10)) -
-                longest / 2;
-            here.push_back({predictions[k].view(), begin, own});
-            there.push_back({predictions_there[k].view(), begin, own});
-        }
-        latpar::kernel::reference{}.stitch(output.view(), along, here);
-        lab.kernels().stitch(output_there.view(), along, there);
-        // What the weights are after the call must not matter.
-        for (auto& own : weights) std::fill(own.begin(), own.end(), -1.0f);
+        drawn_parts<Lab> drawn(lab, extents, cut, generator() % (parts + 1), longest, generator);
+        latpar::kernel::reference{}.stitch(output.view(), along, drawn.here);
+        lab.kernels().stitch(output_there.view(), along, drawn.there);
+        drawn.spoil_weights();
         different += !output_there.holds(output);
     }
     CHECK(different == 0);
@@ -323,6 +342,87 @@ void check_combinations(Lab& lab, int trials, std::size_t most) {
         };
         run(latpar::kernel::reference{}, tensors);
         run(lab.kernels(), tensors_there);
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            different += !tensors_there[i].holds(tensors[i]);
+        }
+    }
+    CHECK(different == 0);
+}
+
+/// A latent of so many rows that blocks take turns, parts meeting within and between groups.
+template <class Lab>
+void check_large_stitch(Lab& lab) {
+    std::mt19937 generator(31);
+    const std::array<index_t, 5> extents{1, 4, 32, 256, 260};
+    random_latent output(extents, dtype::f32, generator);
+    const placed output_there(lab, output, generator);
+    std::array<index_t, 5> left_extents = extents;
+    left_extents[4] = 150;
+    std::array<index_t, 5> right_extents = extents;
+    right_extents[4] = 131;
+    random_latent left(left_extents, dtype::bf16, generator);
+    random_latent right(right_extents, dtype::f32, generator);
+    const placed left_there(lab, left, generator);
+    const placed right_there(lab, right, generator);
+    std::vector<float> weights(150);
+    for (float& weight : weights) weight = static_cast<float>(generator() % 9) / 7;
+    const auto parts = [&](const latent_view& a, const latent_view& b) {
+        return std::array{latpar::kernel::stitch_part{a, 0, weights},
+                          latpar::kernel::stitch_part{b, 129, std::span(weights).first(131)}};
+    };
+    latpar::kernel::reference{}.stitch(output.view(), latpar::axis::w,
+                                       parts(left.view(), right.view()));
+    lab.kernels().stitch(output_there.view(), latpar::axis::w,
+                         parts(left_there.view(), right_there.view()));
+    CHECK(output_there.holds(output));
+}
+
+/// A stitch and the combination that it goes into, against the two calls one after the other.
+template <class Lab>
+void check_stitch_combinations(Lab& lab, latpar::axis along, int trials, std::size_t parts,
+                               index_t longest, std::size_t most) {
+    std::mt19937 generator(7 + static_cast<unsigned>(parts + most));
+    constexpr std::array<float, 6> drawn_coefficients{0, 0, 1, -1, 0.3f, -1.7f};
+    const std::size_t cut = 2 + index_of(along);
+    index_t different = 0;
+    for (int trial = 0; trial < trials; ++trial) {
+        auto extents = random_extents(generator);
+        if (longest > 30) extents[cut] = longest;
+        const std::size_t input_count = 1 + generator() % most;
+        const std::size_t output_count = 1 + generator() % most;
+        std::deque<random_latent> tensors;
+        std::deque<placed<Lab>> tensors_there;
+        for (std::size_t i = 0; i < input_count + output_count; ++i) {
+            tensors.emplace_back(extents, random_type(generator), generator);
+            tensors_there.emplace_back(lab, tensors[i], generator);
+        }
+        // Each output its own tensor or one of the inputs; the stitched one is no tensor.
+        const std::size_t index = generator() % input_count;
+        std::vector<std::size_t> targets(tensors.size());
+        std::iota(targets.begin(), targets.end(), std::size_t{0});
+        std::shuffle(targets.begin(), targets.end(), generator);
+        targets.resize(output_count);
+        std::vector<float> coefficients(input_count * output_count);
+        for (float& value : coefficients) {
+            value = drawn_coefficients[generator() % drawn_coefficients.size()];
+        }
+        drawn_parts<Lab> drawn(lab, extents, cut, generator() % (parts + 1), longest, generator);
+        random_latent stitched(extents, random_type(generator), generator);
+
+        const auto views = [&](auto& on, const const_latent_view& at_index) {
+            std::pair<std::vector<const_latent_view>, std::vector<latent_view>> out;
+            for (std::size_t i = 0; i < input_count; ++i) out.first.emplace_back(on[i].view());
+            out.first[index] = at_index;
+            for (const std::size_t i : targets) out.second.push_back(on[i].view());
+            return out;
+        };
+        const latpar::kernel::stitched_input fused{index, along, stitched.view().type, drawn.there};
+        const auto [inputs, outputs] = views(tensors_there, {});
+        lab.kernels().stitch_combination(fused, inputs, coefficients, outputs);
+        latpar::kernel::reference{}.stitch(stitched.view(), along, drawn.here);
+        const auto [inputs_here, outputs_here] = views(tensors, stitched.view());
+        latpar::kernel::reference{}.linear_combination(inputs_here, coefficients, outputs_here);
+        drawn.spoil_weights();
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             different += !tensors_there[i].holds(tensors[i]);
         }
@@ -403,7 +503,9 @@ void check_merges(Lab& lab, bool bitwise) {
     index_t different = 0;
     double worst = 0;
     for (int trial = 0; trial < 300; ++trial) {
-        const auto extents = random_extents(generator);
+        auto extents = random_extents(generator);
+        // Heads that are longer than what a block has in flight.
+        if (trial % 60 == 0) extents = {1, 1, 2, 3, 4100 + trial};
         auto log_extents = extents;
         log_extents[4] = 1;
         random_latent out(extents, random_type(generator), generator);

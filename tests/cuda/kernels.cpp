@@ -37,6 +37,17 @@ TEST_CASE("device stitches have the bits of the reference") {
     }
 }
 
+TEST_CASE("device combinations of a stitch have the bits of the two calls") {
+    if (!has_device()) return;
+    device_lab lab;
+    for (const axis along : all_axes) {
+        kernel_cases::check_stitch_combinations(lab, along, 200, 5, 30, 4);
+        kernel_cases::check_stitch_combinations(lab, along, 10, 60, 30, 3);
+        kernel_cases::check_stitch_combinations(lab, along, 5, 10, 900, 2);
+        kernel_cases::check_stitch_combinations(lab, along, 40, 5, 30, kernel::max_operands);
+    }
+}
+
 TEST_CASE("device linear combinations have the bits of the reference, in place or not") {
     if (!has_device()) return;
     device_lab lab;
@@ -52,6 +63,12 @@ TEST_CASE("device merges are within 1e-6 of the reference") {
 }
 
 // Beyond what one block, and one wave of blocks, works on.
+TEST_CASE("a stitch in which blocks take turns has the bits of the reference") {
+    if (!has_device()) return;
+    device_lab lab;
+    kernel_cases::check_large_stitch(lab);
+}
+
 TEST_CASE("large latents are copied, converted and brought back") {
     if (!has_device()) return;
     device_lab lab;

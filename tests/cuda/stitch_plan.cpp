@@ -41,6 +41,34 @@ TEST_CASE("a range is as long as its parts and weights allow") {
     CHECK(range(8, 1, 3) == 11);
 }
 
+TEST_CASE("a stitch and the step that it goes into are one launch") {
+    int launches = 0;
+    emulated_kernels kernels;
+    kernels.launches = &launches;
+    const std::array<index_t, 5> extents{1, 2, 21, 60, 8};
+    latent prediction({1, 2, 21, 8, 8});
+    std::ranges::fill(prediction.elements<float>(), 2.0f);
+    const std::vector<float> weights(8, 0.5f);
+    // Two of them cover each position, and make 2 of it.
+    std::vector<kernel::stitch_part> parts;
+    for (index_t k = 0; k < 16; ++k) parts.push_back({prediction.view(), 4 * k - 4, weights});
+    std::vector<latent> tensors;
+    std::vector<const_latent_view> inputs(1);
+    std::vector<latent_view> outputs;
+    for (int i = 0; i < 6; ++i) {
+        std::ranges::fill(tensors.emplace_back(extents).elements<float>(), 1.0f);
+        inputs.emplace_back(tensors.back().view());
+        if (i < 4) outputs.push_back(tensors.back().view());
+    }
+    const std::vector<float> coefficients(7 * 4, 1.0f);
+    kernels.stitch_combination({0, axis::h, dtype::bf16, parts}, inputs, coefficients, outputs);
+    CHECK(launches == 1);
+    for (std::size_t r = 0; r < 4; ++r) {
+        CHECK(std::ranges::all_of(tensors[r].elements<float>(),
+                                  [](float value) { return value == 8; }));
+    }
+}
+
 TEST_CASE("small stitches are one launch, and any number of parts is served that do not all meet") {
     int launches = 0;
     emulated_kernels kernels;

@@ -8,6 +8,7 @@
 #include <support/catch.hpp>
 #include <support/expect.hpp>
 #include <support/messages_of.hpp>
+#include <support/messages_only.hpp>
 #include <support/recorded.hpp>
 
 #include <cmath>
@@ -33,13 +34,14 @@ struct watched_attention {
 
 enum class kind { ulysses, ring, usp };
 
-/// Runs a case on ulysses * ring thread ranks.
-std::vector<attention_report> on_threads(const attention_case& c, kind which, int ulysses, int ring,
-                                         bool strided) {
+/// Runs a case on ulysses * ring thread ranks, whose communicators `wrap` makes.
+template <class Wrap>
+std::vector<attention_report> on_ranks(const attention_case& c, kind which, int ulysses, int ring,
+                                       bool strided, const Wrap& wrap) {
     const int ranks = ulysses * ring;
     std::vector<attention_report> out(static_cast<std::size_t>(ranks));
     thread_team(ranks).run([&](thread_communicator& world) {
-        metered comm(world.duplicate());
+        metered comm(wrap(world.duplicate()));
         using comm_type = decltype(comm);
         attention_report& mine = out[static_cast<std::size_t>(world.rank())];
         counting_resource memory;
@@ -70,12 +72,22 @@ std::vector<attention_report> on_threads(const attention_case& c, kind which, in
     return out;
 }
 
+std::vector<attention_report> on_threads(const attention_case& c, kind which, int ulysses, int ring,
+                                         bool strided) {
+    return on_ranks(c, which, ulysses, ring, strided,
+                    [](thread_communicator comm) { return comm; });
+}
+
 /// Distance from one rank's result, bytes and memory.
 template <class Plan>
 void check(const attention_case& c, const Plan& plan, kind which, int ulysses, int ring,
            bool strided) {
     const auto expected = c.expected();
     const auto reports = on_threads(c, which, ulysses, ring, strided);
+    // Written to each other's memory or sent in messages: the same.
+    const auto by_messages =
+        on_ranks(c, which, ulysses, ring, strided,
+                 [](thread_communicator comm) { return messages_only(std::move(comm)); });
     index_t bytes = 0;
     for (int rank = 0; rank < ulysses * ring; ++rank) {
         CAPTURE(rank);
@@ -88,6 +100,10 @@ void check(const attention_case& c, const Plan& plan, kind which, int ulysses, i
         CHECK(report.sent_and_received.bytes_sent == plan.bytes_sent_by(rank));
         CHECK(report.sent_and_received.bytes_received == plan.bytes_received_by(rank));
         CHECK(report.late_allocations == 0);
+        const auto& other = by_messages[static_cast<std::size_t>(rank)];
+        CHECK(other.out == report.out);
+        CHECK(other.sent_and_received == report.sent_and_received);
+        CHECK(other.taken_bytes == report.taken_bytes);
         bytes += report.sent_and_received.bytes_sent;
         // Joint tokens have the same output everywhere, to the bit.
         const auto row = static_cast<std::ptrdiff_t>(c.shape.heads * c.shape.head_dim);

@@ -198,6 +198,11 @@ TEST_CASE("seeds, streams, steps, samples, channels and neighbours are independe
     }
 }
 
+TEST_CASE("sources of the same values have one fingerprint, and no others") {
+    CHECK(philox_noise(7).fingerprint() == philox_noise(7).fingerprint());
+    CHECK(philox_noise(7).fingerprint() != philox_noise(8).fingerprint());
+}
+
 TEST_CASE("noise refuses what it cannot draw") {
     const philox_noise source(1);
     latent out({1, 1, 2, 3, 4});

@@ -110,6 +110,13 @@ public:
                             latpar::stream_ref stream = {}) const {
         host_.linear_combination(inputs, coefficients, outputs, stream);
     }
+    void stitch_combination(const latpar::kernel::stitched_input& stitched,
+                            std::span<const latpar::const_latent_view> inputs,
+                            std::span<const float> coefficients,
+                            std::span<const latpar::latent_view> outputs,
+                            latpar::stream_ref stream = {}) const {
+        host_.stitch_combination(stitched, inputs, coefficients, outputs, stream);
+    }
     void merge_attention(latpar::latent_view output, latpar::latent_view lse,
                          latpar::const_latent_view part, latpar::const_latent_view part_lse,
                          latpar::stream_ref stream = {}) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/communicator.hpp>
+#include <latpar/comm/direct.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -124,6 +125,15 @@ public:
     }
     void abort(std::string_view reason) { held_->abort(reason); }
 
+    /// See direct_communicator; of one that is none, nobody reaches anything.
+    [[nodiscard]] peer_memory share(std::byte* memory, index_t bytes, memory_space space) {
+        return held_->share(memory, bytes, space);
+    }
+    void meet(stream_ref stream = {}) { held_->meet(stream); }
+    void note(std::span<const send_op> sends, std::span<const recv_op> recvs) {
+        held_->note(sends, recvs);
+    }
+
 private:
     struct interface {
         virtual ~interface() = default;
@@ -136,6 +146,9 @@ private:
         virtual std::unique_ptr<interface> duplicate() = 0;
         virtual std::vector<std::string> control_all_gather(std::string_view text) = 0;
         virtual void abort(std::string_view reason) = 0;
+        virtual peer_memory share(std::byte* memory, index_t bytes, memory_space space) = 0;
+        virtual void meet(stream_ref stream) = 0;
+        virtual void note(std::span<const send_op> sends, std::span<const recv_op> recvs) = 0;
     };
 
     template <class C>
@@ -162,6 +175,19 @@ private:
             return comm.control_all_gather(text);
         }
         void abort(std::string_view reason) override { comm.abort(reason); }
+        peer_memory share(std::byte* memory, index_t bytes, memory_space space) override {
+            if constexpr (direct_communicator<C>) {
+                return comm.share(memory, bytes, space);
+            } else {
+                return {};
+            }
+        }
+        void meet(stream_ref stream) override {
+            if constexpr (direct_communicator<C>) comm.meet(stream);
+        }
+        void note(std::span<const send_op> sends, std::span<const recv_op> recvs) override {
+            if constexpr (direct_communicator<C>) comm.note(sends, recvs);
+        }
 
         C comm;
     };
@@ -171,6 +197,6 @@ private:
     std::unique_ptr<interface> held_;
 };
 
-static_assert(communicator<any_communicator>);
+static_assert(direct_communicator<any_communicator>);
 
 }  // namespace latpar::inline v0

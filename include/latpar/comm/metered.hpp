@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/communicator.hpp>
+#include <latpar/comm/direct.hpp>
 #include <latpar/comm/ledger.hpp>
 
 #include <memory>
@@ -31,13 +32,20 @@ public:
     [[nodiscard]] auto start_exchange(std::span<const send_op> sends,
                                       std::span<const recv_op> recvs, stream_ref stream = {}) {
         auto request = inner_.start_exchange(sends, recvs, stream);
-        for (const send_op& op : sends) {
-            if (op.peer != rank()) ledger_->count_sent(name_of_peer(op.peer), op.bytes());
-        }
-        for (const recv_op& op : recvs) {
-            if (op.peer != rank()) ledger_->count_received(name_of_peer(op.peer), op.bytes());
-        }
+        count(sends, recvs);
         return request;
+    }
+
+    /// See direct_communicator. What is written directly counts as the messages that it replaces.
+    [[nodiscard]] peer_memory share(std::byte* memory, index_t bytes,
+                                    memory_space space) requires direct_communicator<C> {
+        return inner_.share(memory, bytes, space);
+    }
+    void meet(stream_ref stream = {}) requires direct_communicator<C> { inner_.meet(stream); }
+    void note(std::span<const send_op> sends,
+              std::span<const recv_op> recvs) requires direct_communicator<C> {
+        inner_.note(sends, recvs);
+        count(sends, recvs);
     }
 
     [[nodiscard]] std::optional<metered> split(int color, int key) {
@@ -71,6 +79,14 @@ public:
     [[nodiscard]] C& inner() noexcept { return inner_; }
 
 private:
+    void count(std::span<const send_op> sends, std::span<const recv_op> recvs) {
+        for (const send_op& op : sends) {
+            if (op.peer != rank()) ledger_->count_sent(name_of_peer(op.peer), op.bytes());
+        }
+        for (const recv_op& op : recvs) {
+            if (op.peer != rank()) ledger_->count_received(name_of_peer(op.peer), op.bytes());
+        }
+    }
     [[nodiscard]] int name_of_peer(int peer) const {
         return names_[static_cast<std::size_t>(peer)];
     }

@@ -35,6 +35,13 @@ public:
                             std::span<const float> coefficients,
                             std::span<const latent_view> outputs, stream_ref stream = {}) const;
 
+    /// One launch for up to 128 parts with 4864 weights in all; fastest up to 16 parts with 1024
+    /// weights, 8 inputs and 4 outputs, which is more than a denoising step has.
+    void stitch_combination(const kernel::stitched_input& stitched,
+                            std::span<const const_latent_view> inputs,
+                            std::span<const float> coefficients,
+                            std::span<const latent_view> outputs, stream_ref stream = {}) const;
+
     void merge_attention(latent_view output, latent_view lse, const_latent_view part,
                          const_latent_view part_lse, stream_ref stream = {}) const;
 };

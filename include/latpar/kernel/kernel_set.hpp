@@ -23,6 +23,16 @@ struct stitch_part {
     std::span<const float> weights{};
 };
 
+/// The input of a combination that is stitched on the way, in no memory of its own.
+struct stitched_input {
+    /// Which input it is; its view among the inputs is empty.
+    std::size_t index = 0;
+    axis along = axis::t;
+    /// What a stitched value is rounded to before it is combined.
+    dtype type = dtype::f32;
+    std::span<const stitch_part> parts{};
+};
+
 /// One of several copies that are made together.
 struct copy_pair {
     const_latent_view source;
@@ -52,6 +62,9 @@ struct copy_pair {
 ///   unread, a coefficient of one takes it as it is. An input that no output reads may be an empty
 ///   view. An output may be one of the inputs, in place. At most `kernel::max_operands` inputs and
 ///   as many outputs.
+/// - `stitch_combination(stitched, inputs, coefficients, outputs, stream)`: a linear combination one
+///   of whose inputs is what `stitch` would write into a tensor of the type `stitched.type`, to the
+///   bit, without that tensor. No output begins where a part does.
 /// - `merge_attention(output, lse, part, part_lse, stream)`: makes of two results of attention over
 ///   the same queries and different keys that over all keys, in place: `output` and `part` are
 ///   [1, 1, tokens, heads, head_dim], the logs of their sums of exponentials [1, 1, tokens, heads,
@@ -61,13 +74,17 @@ concept kernel_set = std::copyable<K> &&
     requires(const K& kernels, const_latent_view source, latent_view target, axis along,
              std::span<const kernel::stitch_part> parts, std::span<const const_latent_view> inputs,
              std::span<const float> coefficients, std::span<const latent_view> outputs,
-             std::span<const kernel::copy_pair> copies, stream_ref stream) {
+             std::span<const kernel::copy_pair> copies, const kernel::stitched_input& stitched,
+             stream_ref stream) {
     { kernels.space() } -> std::same_as<memory_space>;
     { kernels.copy(source, target, stream) } -> std::same_as<void>;
     { kernels.copy_all(copies, stream) } -> std::same_as<void>;
     { kernels.round(target, dtype::bf16, stream) } -> std::same_as<void>;
     { kernels.stitch(target, along, parts, stream) } -> std::same_as<void>;
     { kernels.linear_combination(inputs, coefficients, outputs, stream) } -> std::same_as<void>;
+    {
+        kernels.stitch_combination(stitched, inputs, coefficients, outputs, stream)
+        } -> std::same_as<void>;
     { kernels.merge_attention(target, target, source, source, stream) } -> std::same_as<void>;
 };
 
@@ -82,6 +99,8 @@ struct archetype {
     void stitch(latent_view, axis, std::span<const stitch_part>, stream_ref) const;
     void linear_combination(std::span<const const_latent_view>, std::span<const float>,
                             std::span<const latent_view>, stream_ref) const;
+    void stitch_combination(const stitched_input&, std::span<const const_latent_view>,
+                            std::span<const float>, std::span<const latent_view>, stream_ref) const;
     void merge_attention(latent_view, latent_view, const_latent_view, const_latent_view,
                          stream_ref) const;
 };

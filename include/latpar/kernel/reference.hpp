@@ -27,6 +27,11 @@ public:
                             std::span<const float> coefficients,
                             std::span<const latent_view> outputs, stream_ref stream = {}) const;
 
+    void stitch_combination(const stitched_input& stitched,
+                            std::span<const const_latent_view> inputs,
+                            std::span<const float> coefficients,
+                            std::span<const latent_view> outputs, stream_ref stream = {}) const;
+
     void merge_attention(latent_view output, latent_view lse, const_latent_view part,
                          const_latent_view part_lse, stream_ref stream = {}) const;
 };

@@ -42,9 +42,14 @@ private:
 ///
 /// Payload and control travel on two MPI communicators of its own, so that nothing meets the
 /// caller's messages. One message is one MPI message, whatever its size; self-messages are copied
-/// without MPI. It reaches host memory. A message of a wrong size or type is a comm_error on the
-/// receiver only. Several threads may use different communicators at once with MPI_THREAD_MULTIPLE;
-/// otherwise only the thread that initialised MPI may.
+/// without MPI where it reaches host memory alone. A message of a wrong size or type is a
+/// comm_error on the receiver only. Several threads may use different communicators at once with
+/// MPI_THREAD_MULTIPLE; otherwise only the thread that initialised MPI may.
+///
+/// It reaches host memory, and CUDA memory if this MPI says at run time that it does (Open MPI's
+/// MPIX_Query_cuda_support). MPI knows no streams: whatever is queued for CUDA memory of an
+/// exchange has been waited for before it is started, and what arrived is there after the wait.
+/// `cuda::staged` around it does that waiting, and serves any MPI.
 class communicator {
 public:
     /// MPI_COMM_WORLD, duplicated. Ranks: All of it. Errors: usage_error before MPI is
@@ -59,9 +64,7 @@ public:
 
     [[nodiscard]] int rank() const noexcept;
     [[nodiscard]] int size() const noexcept;
-    [[nodiscard]] bool reaches(memory_space space) const noexcept {
-        return space == memory_space::host;
-    }
+    [[nodiscard]] bool reaches(memory_space space) const noexcept;
     [[nodiscard]] request start_exchange(std::span<const send_op> sends,
                                          std::span<const recv_op> recvs, stream_ref stream = {});
     [[nodiscard]] std::optional<communicator> split(int color, int key);

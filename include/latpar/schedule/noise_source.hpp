@@ -20,6 +20,10 @@ struct noise_key {
 ///
 /// `source.fill(out, where, key, stream)` writes the standard normal noise of the box `where` of
 /// the global latent to `out` [B, C, where.extent], float32.
+///
+/// A source may have `source.fingerprint()`, a text that is the same for sources of the same values
+/// and no others: by it ranks find out that they do not draw from one source, on a device too.
+/// Where it is missing its first value serves, if the host can read it.
 template <class N>
 concept noise_source = requires(const N& source, latent_view out, const box& where, noise_key key,
                                 stream_ref stream) {

@@ -4,12 +4,15 @@
 
 #include <latpar/schedule/noise_source.hpp>
 
+#include <string>
+
 namespace latpar::inline v0 {
 
 /// Standard normal noise as a function of seed, key and global coordinate.
 ///
 /// Each rank draws its own box and nothing is sent: the partition, the number of ranks, the extents
 /// of the global latent and what else was drawn make no difference to any value.
+/// `cuda::philox_noise` draws the same bits on a device.
 ///
 /// The sequence, part of the interface: words = philox4x32({w / 4, h, t, c + 2^16 b}, key'), where
 /// key' is the first two words of philox4x32({stream, step}, seed), each 64-bit number as its low
@@ -22,6 +25,8 @@ public:
     explicit philox_noise(std::uint64_t seed) noexcept : seed_(seed) {}
 
     [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
+    /// See noise_source.
+    [[nodiscard]] std::string fingerprint() const;
 
     /// Writes the noise of the box `where` of the global latent to `out` [B, C, where.extent].
     ///

@@ -76,6 +76,9 @@ public:
     }
     /// Begins anew; what was handed out before is lost.
     void rewind() noexcept { used_ = 0; }
+    /// All of it; null before there is any.
+    [[nodiscard]] std::byte* data() const noexcept { return storage_.data(); }
+    [[nodiscard]] index_t bytes() const noexcept { return storage_.bytes(); }
     template <std::size_t Rank>
     [[nodiscard]] basic_view<std::byte, Rank> take(const std::array<index_t, Rank>& extents,
                                                    dtype type, memory_space space) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/direct.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/layer/detail/rows.hpp>
 #include <latpar/layer/ulysses_plan.hpp>
@@ -14,6 +15,9 @@
 namespace latpar::inline v0::layer::detail {
 
 /// The two exchanges of Ulysses around an attention over all tokens.
+///
+/// Each sends what crosses in messages; where the ranks reach each other's memory, kernels write it
+/// to where it belongs, and the ranks meet.
 ///
 /// `Inner` is called with [tokens of all ranks, own heads, head_dim], joint tokens in front and
 /// behind as ever, keys and values without the tokens that are no keys, with key-only rows of all
@@ -30,7 +34,13 @@ public:
 
     /// Takes the memory for a plan that all ranks have agreed on.
     void reserve(const ulysses_plan& plan) {
+        peers_ = {};  // before the memory that they are
         gathered_.reserve(plan.workspace_bytes(comm_->rank()), source_);
+        if constexpr (direct_communicator<Comm>) {
+            if (plan.ranks > 1) {
+                peers_ = comm_->share(gathered_.data(), gathered_.bytes(), source_.space);
+            }
+        }
     }
     /// Goes on with a plan whose memory was taken, and which outlives its use.
     void use(const ulysses_plan& plan) { plan_ = &plan; }
@@ -43,29 +53,30 @@ public:
             return;
         }
         const int self = comm_->rank();
-        const head_share& own = share(self);
-        const std::array<index_t, 3> keys{plan_->all_keys(), own.key_count, plan_->shape.head_dim};
-        gathered_.rewind();
-        const heads_view all_k = take(keys);
-        const heads_view all_v = take(keys);
+        sends_.clear();
+        recvs_.clear();
         copies_.clear();
-        gather_keys(k, all_k);
-        gather_keys(v, all_v);
+        gathered_.rewind();
         if (plan_->ranks == 1) {
+            const head_share& own = share(self);
+            const std::array<index_t, 3> keys{plan_->all_keys(), own.key_count,
+                                              plan_->shape.head_dim};
+            const heads_view all_k = take(keys);
+            const heads_view all_v = take(keys);
+            gather_keys(k, all_k);
+            gather_keys(v, all_v);
             kernels_.copy_all(copies_, stream);
             attend(q, all_k, all_v, out, stream);
             return;
         }
-        const std::array<index_t, 3> queries{plan_->all_tokens(), own.count, plan_->shape.head_dim};
-        const heads_view all_q = take(queries);
-        const heads_view all_out = take(queries);
-        message_ = gathered_.take(std::array<index_t, 1>{plan_->message_bytes(self)}, dtype::u8,
-                                  source_.space);
-        for (const auto& [from, to] : row_pairs())
-            add_copy(heads_of(q, from, own), whole(all_q, to));
-        share_out(q, k, v, all_q, all_k, all_v, stream);
-        attend(all_q, all_k, all_v, all_out, stream);
-        bring_back(all_out, out, stream);
+        // What is gathered by another plan lies elsewhere in the same memory: nobody writes to it
+        // before all have read what came by the last one.
+        if (!peers_.empty() && last_ != nullptr && last_ != plan_) meet(stream);
+        last_ = plan_;
+        const gathered here = gathered_of(self, gathered_.data());
+        share_out(q, k, v, here, stream);
+        attend(here.q, here.k, here.v, here.out, stream);
+        bring_back(here, out, stream);
     }
 
 private:
@@ -84,6 +95,34 @@ private:
     }
     [[nodiscard]] heads_view take(const std::array<index_t, 3>& extents) {
         return gathered_.take(extents, plan_->shape.type, source_.space);
+    }
+
+    /// What a rank gathers, and where messages to and from it lie, in its memory that begins at
+    /// `memory`.
+    struct gathered {
+        heads_view k, v, q, out;
+        std::byte* messages;
+    };
+    [[nodiscard]] gathered gathered_of(int rank, std::byte* memory) const {
+        const head_share& own = share(rank);
+        const auto next = [&](index_t rows, index_t heads) {
+            const std::array<index_t, 3> extents{rows, heads, plan_->shape.head_dim};
+            const heads_view view{memory, extents, dense_strides(extents), plan_->shape.type,
+                                  source_.space};
+            memory += latpar::detail::aligned(view.bytes());
+            return view;
+        };
+        gathered out;
+        out.k = next(plan_->all_keys(), own.key_count);
+        out.v = next(plan_->all_keys(), own.key_count);
+        out.q = next(plan_->all_tokens(), own.count);
+        out.out = next(plan_->all_tokens(), own.count);
+        out.messages = memory;
+        return out;
+    }
+    /// Those of a rank whose memory is reached.
+    [[nodiscard]] gathered at_peer(int rank) const {
+        return gathered_of(rank, peers_.of[static_cast<std::size_t>(rank)]);
     }
     template <class View>
     [[nodiscard]] static View whole(const View& view, const row_range& rows) {
@@ -166,13 +205,24 @@ private:
         add(plan_->back_keys, key_only_rows().end);
     }
 
-    /// The next rows of heads in the message buffer.
-    [[nodiscard]] heads_view message(index_t& used, index_t rows, index_t heads) const {
+    /// The next rows of heads among the messages of a rank.
+    [[nodiscard]] heads_view message(const gathered& at, index_t& used, index_t rows,
+                                     index_t heads) const {
         const std::array<index_t, 3> extents{rows, heads, plan_->shape.head_dim};
-        heads_view out{message_.data + used, extents, dense_strides(extents), plan_->shape.type,
+        heads_view out{at.messages + used, extents, dense_strides(extents), plan_->shape.type,
                        source_.space};
         used += out.bytes();
         return out;
+    }
+    /// Where the output from `peer` lies among the messages of `rank`.
+    [[nodiscard]] heads_view output_message(int rank, const gathered& at, int peer) const {
+        index_t used = 0;
+        for (int before = 0; before < peer; ++before) {
+            if (before != rank) {
+                static_cast<void>(message(at, used, plan_->rows_of(rank), share(before).count));
+            }
+        }
+        return message(at, used, plan_->rows_of(rank), share(peer).count);
     }
     void send(const heads_view& data, int to) {
         if (data.elements() == 0) return;
@@ -182,72 +232,136 @@ private:
         if (data.elements() == 0) return;
         recvs_.push_back({data.data, data.elements(), data.type, from, data.space});
     }
-    void exchange_all(stream_ref stream) {
-        exchange(*comm_, std::span<const send_op>(sends_), std::span<const recv_op>(recvs_),
-                 stream);
-        sends_.clear();
-        recvs_.clear();
-    }
 
     /// Queries, keys and values in one exchange. What arrives lands where it belongs.
     void share_out(const const_heads_view& q, const const_heads_view& k, const const_heads_view& v,
-                   const heads_view& all_q, const heads_view& all_k, const heads_view& all_v,
-                   stream_ref stream) {
+                   const gathered& here, stream_ref stream) {
         const int self = comm_->rank();
         const index_t front = plan_->sequence.joint_front;
         index_t used = 0;
         for (int peer = 0; peer < plan_->ranks; ++peer) {
             if (peer == self) continue;
             const head_share& theirs = share(peer);
-            const heads_view packed_q = message(used, plan_->tokens_of(self), theirs.count);
-            add_copy(heads_of(q, {front, front + plan_->tokens_of(self)}, theirs), packed_q);
-            send(packed_q, peer);
-            for (const const_heads_view* from : {&k, &v}) {
-                const heads_view packed = message(used, count(own_keys(self)), theirs.key_count);
-                index_t next = 0;
-                for (const row_range& run : own_keys(self)) {
-                    add_copy(key_heads_of(*from, {front + run.begin, front + run.end}, theirs),
-                             whole(packed, {next, next + run.size()}));
-                    next += run.size();
-                }
-                send(packed, peer);
-                const heads_view behind = message(used, key_only_rows().size(), theirs.key_count);
-                add_copy(key_heads_of(*from, key_only_rows(), theirs), behind);
-                send(behind, peer);
+            const index_t keys = count(own_keys(self));
+            const index_t behind = key_only_rows().size();
+            // Rows of this rank at the peer's, or the messages that bring them there.
+            heads_view to_q, to_k, to_v, to_k_behind, to_v_behind;
+            if (peers_.empty()) {
+                to_q = message(here, used, plan_->tokens_of(self), theirs.count);
+                to_k = message(here, used, keys, theirs.key_count);
+                to_k_behind = message(here, used, behind, theirs.key_count);
+                to_v = message(here, used, keys, theirs.key_count);
+                to_v_behind = message(here, used, behind, theirs.key_count);
+            } else {
+                const gathered there = at_peer(peer);
+                to_q = whole(there.q, gathered_rows(self));
+                to_k = whole(there.k, gathered_keys(self));
+                to_k_behind = whole(there.k, gathered_key_only(self));
+                to_v = whole(there.v, gathered_keys(self));
+                to_v_behind = whole(there.v, gathered_key_only(self));
             }
-            receive(whole(all_q, gathered_rows(peer)), peer);
-            for (const heads_view* to : {&all_k, &all_v}) {
+            add_copy(heads_of(q, {front, front + plan_->tokens_of(self)}, theirs), to_q);
+            add_own_keys(k, theirs, to_k, to_k_behind);
+            add_own_keys(v, theirs, to_v, to_v_behind);
+            for (const heads_view* to : {&to_q, &to_k, &to_k_behind, &to_v, &to_v_behind}) {
+                send(*to, peer);
+            }
+            receive(whole(here.q, gathered_rows(peer)), peer);
+            for (const heads_view* to : {&here.k, &here.v}) {
                 receive(whole(*to, gathered_keys(peer)), peer);
                 receive(whole(*to, gathered_key_only(peer)), peer);
             }
         }
-        kernels_.copy_all(copies_, stream);
-        exchange_all(stream);
+        exchange_beside(stream, [&] {
+            for (const auto& [from, to] : row_pairs()) {
+                add_copy(heads_of(q, from, share(self)), whole(here.q, to));
+            }
+            gather_keys(k, here.k);
+            gather_keys(v, here.v);
+        });
+    }
+
+    /// The copies of this rank's keys, of some heads, and of those behind its tokens.
+    void add_own_keys(const const_heads_view& from, const head_share& heads, const heads_view& to,
+                      const heads_view& behind) {
+        const index_t front = plan_->sequence.joint_front;
+        index_t next = 0;
+        for (const row_range& run : own_keys(comm_->rank())) {
+            add_copy(key_heads_of(from, {front + run.begin, front + run.end}, heads),
+                     whole(to, {next, next + run.size()}));
+            next += run.size();
+        }
+        add_copy(key_heads_of(from, key_only_rows(), heads), behind);
     }
 
     /// The output to the ranks of its tokens, that of joint tokens to all.
-    void bring_back(const heads_view& all_out, const heads_view& out, stream_ref stream) {
+    void bring_back(const gathered& here, const heads_view& out, stream_ref stream) {
         const int self = comm_->rank();
         const index_t front = plan_->sequence.joint_front;
-        const index_t back = plan_->sequence.joint_back;
-        copies_.clear();
-        index_t used = 0;
+        const index_t all = plan_->all_tokens();
+        const std::array<row_range, 2> joint{row_range{0, front},
+                                             {all - plan_->sequence.joint_back, all}};
         for (int peer = 0; peer < plan_->ranks; ++peer) {
             if (peer == self) continue;
-            send(whole(all_out, {0, front}), peer);
-            send(whole(all_out, gathered_rows(peer)), peer);
-            send(whole(all_out, {plan_->all_tokens() - back, plan_->all_tokens()}), peer);
-            const heads_view packed = message(used, plan_->rows_of(self), share(peer).count);
-            receive(whole(packed, {0, front}), peer);
-            receive(whole(packed, {front, front + plan_->tokens_of(self)}), peer);
-            receive(whole(packed, {front + plan_->tokens_of(self), plan_->rows_of(self)}), peer);
-            add_copy(packed, heads_of(out, {0, plan_->rows_of(self)}, share(peer)));
+            const std::array<row_range, 3> rows{joint[0], gathered_rows(peer), joint[1]};
+            const heads_view arriving = output_message(self, here, peer);
+            heads_view leaving;
+            if (!peers_.empty()) leaving = output_message(peer, at_peer(peer), self);
+            index_t sent = 0;
+            for (const row_range& part : rows) {
+                const heads_view from = whole(here.out, part);
+                send(from, peer);
+                if (!peers_.empty()) {
+                    add_copy(from, whole(leaving, {sent, sent + part.size()}));
+                    sent += part.size();
+                }
+            }
+            const index_t own = front + plan_->tokens_of(self);
+            receive(whole(arriving, {0, front}), peer);
+            receive(whole(arriving, {front, own}), peer);
+            receive(whole(arriving, {own, plan_->rows_of(self)}), peer);
         }
-        for (const auto& [here, gathered] : row_pairs()) {
-            add_copy(whole(all_out, gathered), heads_of(out, here, share(self)));
+        exchange_beside(stream, [&] {
+            for (const auto& [to, from] : row_pairs()) {
+                add_copy(whole(here.out, from), heads_of(out, to, share(self)));
+            }
+        });
+        for (int peer = 0; peer < plan_->ranks; ++peer) {
+            if (peer == self) continue;
+            add_copy(output_message(self, here, peer),
+                     heads_of(out, {0, plan_->rows_of(self)}, share(peer)));
         }
-        exchange_all(stream);
-        kernels_.copy_all(copies_, stream);
+        copy_all(stream);
+    }
+
+    void copy_all(stream_ref stream) {
+        if (!copies_.empty()) kernels_.copy_all(copies_, stream);
+        copies_.clear();
+    }
+    /// Makes the copies, to messages that are then sent or to the peers; those that `add_more` adds
+    /// need no message, and are made while those are under way.
+    template <class AddMore>
+    void exchange_beside(stream_ref stream, AddMore&& add_more) {
+        if (peers_.empty()) {
+            copy_all(stream);
+            auto request = comm_->start_exchange(sends_, recvs_, stream);
+            add_more();
+            copy_all(stream);
+            request.wait();
+        } else {
+            add_more();
+            copy_all(stream);
+            meet(stream);
+        }
+        sends_.clear();
+        recvs_.clear();
+    }
+    /// All ranks have written what they write directly, and all of it is there.
+    void meet(stream_ref stream) {
+        if constexpr (direct_communicator<Comm>) {
+            comm_->note(sends_, recvs_);
+            comm_->meet(stream);
+        }
     }
 
     void check(const const_heads_view& q, const const_heads_view& k, const const_heads_view& v,
@@ -262,8 +376,9 @@ private:
     Kernels kernels_;
     memory_source source_;
     const ulysses_plan* plan_ = nullptr;
+    const ulysses_plan* last_ = nullptr;  ///< of the call before
     arena gathered_;
-    basic_view<std::byte, 1> message_;
+    peer_memory peers_;  ///< that of all ranks, where it is reached
     // Reused from call to call, so that the steady state allocates nothing.
     std::vector<kernel::copy_pair> copies_;
     std::vector<send_op> sends_;

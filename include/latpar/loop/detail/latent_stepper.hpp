@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -220,9 +221,15 @@ public:
     void agree_on_noise(Ranks ranks, const Noise& noise, stream_ref stream) const {
         if constexpr (Ranks::has_others) ranks.agree(problem(), fingerprint(noise, stream));
     }
-    /// Tells one noise source from another, by its first value; empty where the host cannot read.
+    /// Tells one noise source from another, as it does itself or else by its first value; empty where
+    /// the host cannot read that.
     template <noise_source Noise>
     [[nodiscard]] std::string fingerprint(const Noise& noise, stream_ref stream) const {
+        if constexpr (requires {
+                          { noise.fingerprint() } -> std::convertible_to<std::string>;
+                      }) {
+            return concat("noise source ", noise.fingerprint());
+        }
         if (kernels_.space() != memory_space::host) return {};
         latent probe({extents_[0], extents_[1], 1, 1, 1});
         noise.fill(probe.view(), box_of({1, 1, 1}), {0, 0}, stream);

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Communicators whose ranks can write to each other's memory.
+#pragma once
+
+#include <latpar/comm/communicator.hpp>
+
+#include <memory>
+#include <vector>
+
+namespace latpar::inline v0 {
+
+/// The memory that each rank shares, as this rank reaches it: `of[r]` is rank r's.
+///
+/// Empty where it does not: then messages serve. Movable; the memory is reached until this ends,
+/// and no longer than its owner has it.
+struct peer_memory {
+    std::vector<std::byte*> of{};
+    std::shared_ptr<void> mapping{};  ///< keeps what a backend needs for it
+
+    [[nodiscard]] bool empty() const noexcept { return of.empty(); }
+};
+
+/// A communicator by which a kernel may write to where another rank wants it, instead of packing a
+/// message that is unpacked there.
+///
+/// - `share(memory, bytes, space)`: collective, blocks the host; each rank's `memory` for the
+///   others. Empty on all ranks if one of them cannot reach another's, or passes null.
+/// - `meet(stream)`: collective, in the order of the exchanges; what follows on the stream finds
+///   what the ranks wrote before it. Errors: as an exchange.
+/// - `note(sends, recvs)`: the messages that were written directly, for whoever keeps account.
+///
+/// A rank writes to another's memory between two meets at most, so that nobody reads what is being
+/// written, and none is written to that has left.
+template <class C>
+concept direct_communicator = communicator<C> &&
+    requires(C& comm, std::byte* memory, index_t bytes, memory_space space, stream_ref stream,
+             std::span<const send_op> sends, std::span<const recv_op> recvs) {
+    { comm.share(memory, bytes, space) } -> std::same_as<peer_memory>;
+    { comm.meet(stream) } -> std::same_as<void>;
+    { comm.note(sends, recvs) } -> std::same_as<void>;
+};
+
+}  // namespace latpar::inline v0

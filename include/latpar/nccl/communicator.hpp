@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranks that have a GPU each.
+#pragma once
+
+#include <latpar/comm/any_communicator.hpp>
+
+#include <nccl.h>
+
+#include <chrono>
+#include <memory>
+
+namespace latpar::inline v0::nccl {
+
+namespace detail {
+class channel;
+struct flight;
+struct insight;
+}  // namespace detail
+
+/// What a user may choose of a communicator; the same on every rank.
+struct options {
+    /// How long construction, `synchronize` and the setting up of links wait for other ranks.
+    std::chrono::milliseconds timeout = std::chrono::minutes(10);
+
+    friend bool operator==(const options&, const options&) = default;
+};
+
+/// An exchange in flight among GPUs.
+///
+/// - `wait()`: the stream that it was started with waits for it; the host goes on.
+/// - `test()`, `wait_until(deadline)`: the host asks the device; not while a stream is captured.
+///
+/// What moves in host memory moves over the bootstrap, and blocks the host until it is done.
+/// If it is destroyed in flight because an exception passes, the communicator is aborted, so that
+/// nothing writes to its buffers any more.
+class request {
+public:
+    request(request&& other) noexcept;
+    request& operator=(request&& other) noexcept;
+    ~request();
+
+    [[nodiscard]] bool test();
+    void wait();
+    [[nodiscard]] bool wait_until(deadline when);
+
+private:
+    friend class detail::channel;
+    request(std::shared_ptr<detail::channel> channel, detail::flight* flight) noexcept;
+
+    std::shared_ptr<detail::channel> channel_;
+    detail::flight* flight_ = nullptr;
+    int exceptions_ = 0;
+};
+
+/// One rank of a communicator over NCCL: a GPU of its own, in a process or a thread of its own.
+///
+/// It is made over a communicator of the host, the bootstrap (mpi::communicator, or a
+/// thread_team's), which goes on to carry agreement, aborts and messages in host memory. Device
+/// memory travels by NCCL, in one group for each exchange.
+///
+/// Order: exchanges of one communicator are done on the device in the order in which a rank starts
+/// them, each when those before it are done: an exchange must not wait for what a peer sends in
+/// one that it started later. Traffic that is to overtake takes a `duplicate()`. A message to the
+/// rank itself is received in the exchange that sends it.
+/// Stream: an exchange begins when what was queued on its stream is done, runs beside the stream,
+/// on one of the communicator's own with the highest priority, and joins it at the wait; so work
+/// that is queued in between runs at the same time. `start_exchange` and `wait` can be captured in
+/// a CUDA graph where each rank is a process. Links to all peers are set up by the constructor.
+/// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
+/// call. Then nothing of the communicator is left on the device, nor of those made from the same
+/// one that were at work. A kernel cannot wait for a peer that is gone and still be cancelled by a
+/// stream: wait for the device with `synchronize`.
+class communicator {
+public:
+    /// Ranks: all of `bootstrap`, each with its device current in the calling thread.
+    /// Errors: usage_error on every rank for ranks that share a device or whose options differ;
+    /// comm_error if NCCL cannot be set up on one of them, or not in time.
+    [[nodiscard]] static communicator over(any_communicator bootstrap, const options& wanted = {});
+    /// The same with an NCCL communicator that exists, of the same ranks in the same order; it is
+    /// destroyed in the end. Errors: as `over`, and usage_error if rank, size or device differ from
+    /// those of the bootstrap and the current one.
+    [[nodiscard]] static communicator adopt(ncclComm_t comm, any_communicator bootstrap,
+                                            const options& wanted = {});
+
+    [[nodiscard]] int rank() const noexcept;
+    [[nodiscard]] int size() const noexcept;
+    /// All: device memory by NCCL, host memory over the bootstrap.
+    [[nodiscard]] bool reaches(memory_space) const noexcept { return true; }
+    [[nodiscard]] request start_exchange(std::span<const send_op> sends,
+                                         std::span<const recv_op> recvs, stream_ref stream = {});
+    [[nodiscard]] std::optional<communicator> split(int color, int key);
+    [[nodiscard]] communicator duplicate();
+    [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text);
+    void abort(std::string_view reason);
+
+    /// See direct_communicator. GPUs of one host reach each other's memory where the driver lets
+    /// them, in one process or several; memory from cudaMalloc, such as cuda::device_memory's.
+    [[nodiscard]] peer_memory share(std::byte* memory, index_t bytes, memory_space space);
+    void meet(stream_ref stream = {});
+    void note(std::span<const send_op>, std::span<const recv_op>) noexcept {}
+
+    /// Blocks the host until what was queued on `stream` is done, however the peers fare.
+    ///
+    /// Errors: comm_error if the communicator was aborted, or `options::timeout` has passed: it is
+    /// then aborted; device_error if the work failed.
+    void synchronize(stream_ref stream);
+
+    /// The device that it belongs to.
+    [[nodiscard]] int device() const noexcept;
+    /// NCCL's own handle, for calls beside latpar's; null where there is but one rank.
+    [[nodiscard]] ncclComm_t handle() const noexcept;
+
+private:
+    friend struct detail::insight;
+
+    explicit communicator(std::shared_ptr<detail::channel> channel) noexcept;
+
+    std::shared_ptr<detail::channel> channel_;
+};
+
+static_assert(direct_communicator<communicator>);
+
+}  // namespace latpar::inline v0::nccl

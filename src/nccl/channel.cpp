@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+// One NCCL communicator as seen by one rank: its beginning, its failures and its end.
+#include <latpar/comm/agreement.hpp>
+
+#include <cuda/detail/check.hpp>
+#include <nccl/channel.hpp>
+#include <nccl/check.hpp>
+#include <nccl/text.hpp>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <new>
+#include <thread>
+#include <utility>
+
+namespace latpar::inline v0::nccl::detail {
+namespace {
+
+using clock = std::chrono::steady_clock;
+using cuda::detail::check;
+
+/// For a thread that waits: quick at first, then with little work.
+class patience {
+public:
+    void wait() {
+        if (++rounds_ < 2000) {
+            std::this_thread::yield();
+        } else {
+            std::this_thread::sleep_for(std::chrono::microseconds(50));
+        }
+    }
+
+private:
+    int rounds_ = 0;
+};
+
+/// The device and the host that it is in, for ranks to compare.
+std::string name_of_device(int device) {
+    std::array<char, 64> bus{};
+    check(cudaDeviceGetPCIBusId(bus.data(), bus.size(), device), "asking where device ", device,
+          " is");
+    return concat("GPU ", bus.data(), " of ", host_name());
+}
+
+/// Errors: usage_error if two ranks have one device.
+void require_own_devices(const std::vector<std::string>& devices) {
+    for (std::size_t rank = 1; rank < devices.size(); ++rank) {
+        const auto before = devices.begin() + static_cast<std::ptrdiff_t>(rank);
+        const auto same = std::find(devices.begin(), before, devices[rank]);
+        require(same == before, "ranks ", same - devices.begin(), " and ", rank, " both have ",
+                devices[rank],
+                ", which NCCL does not allow; give each rank a device of its own, or let them "
+                "share one through cuda::staged");
+    }
+}
+
+/// Errors: usage_error unless an NCCL communicator is what the bootstrap says.
+void check_adopted(ncclComm_t comm, int rank, int size, int device) {
+    int its_rank = -1;
+    int its_size = -1;
+    int its_device = -1;
+    const bool is_known = ncclCommUserRank(comm, &its_rank) == ncclSuccess &&
+                          ncclCommCount(comm, &its_size) == ncclSuccess &&
+                          ncclCommCuDevice(comm, &its_device) == ncclSuccess;
+    require(is_known && its_rank == rank && its_size == size && its_device == device,
+            "the NCCL communicator that was given is rank ", its_rank, " of ", its_size,
+            " on device ", its_device, ", the bootstrap rank ", rank, " of ", size,
+            " and the current device ", device, "; they must be the same");
+}
+
+}  // namespace
+
+channel::channel(any_communicator bootstrap, const options& wanted, std::shared_ptr<family> kin,
+                 ncclComm_t adopted)
+    : bootstrap_(std::move(bootstrap)),
+      options_(wanted),
+      family_(std::move(kin)),
+      rank_(bootstrap_.rank()),
+      size_(bootstrap_.size()) {
+    agree_on(bootstrap_, "the timeout of the NCCL communicator in ms", options_.timeout.count());
+    std::optional<std::string> complaint;
+    std::string device = "no device";
+    std::string id;
+    try {
+        check(cudaGetDevice(&device_), "asking for the current device");
+        device = name_of_device(device_);
+        int least = 0;
+        int greatest = 0;
+        check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
+        check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest),
+              "making a stream");
+        if (adopted != nullptr) check_adopted(adopted, rank_, size_, device_);
+        if (rank_ == 0 && size_ > 1 && adopted == nullptr) {
+            ncclUniqueId made{};
+            const ncclResult_t status = ncclGetUniqueId(&made);
+            if (status != ncclSuccess) throw comm_error(failure_text(status, nullptr, "NCCL"));
+            id = hex_of(&made, sizeof made);
+        }
+    } catch (const std::exception& error) {
+        complaint = error.what();
+    }
+    try {
+        agree_no_error(bootstrap_, complaint);
+        if (size_ > 1) {
+            require_own_devices(bootstrap_.control_all_gather(device));
+            const std::string process = concat(getpid(), " of ", host_name());
+            shares_process_ =
+                std::ranges::count(bootstrap_.control_all_gather(process), process) > 1;
+            const std::string id_of_all = bootstrap_.control_all_gather(id).front();
+            comm_ = adopted;
+            // The first error of any rank is that of all, and nobody waits for one that has left.
+            guarded(bootstrap_, [&] {
+                if (comm_ == nullptr) create(id_of_all);
+                warm_up();
+            });
+        }
+        const std::lock_guard lock(family_->mutex);
+        family_->members.push_back(this);
+    } catch (...) {
+        tear_down();
+        throw;
+    }
+}
+
+channel::~channel() {
+    {
+        const std::lock_guard lock(family_->mutex);
+        std::erase(family_->members, this);
+    }
+    tear_down();
+}
+
+void channel::create(const std::string& id) {
+    ncclUniqueId made{};
+    from_hex(id, &made, sizeof made);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    settle(ncclCommInitRankConfig(&comm_, size_, made, rank_, &config),
+           "creating an NCCL communicator");
+}
+
+void channel::warm_up() {
+    const auto bytes = static_cast<std::size_t>(2 * size_);
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes), "taking ", bytes, " bytes of the device");
+    greetings_ = static_cast<std::byte*>(memory);
+    check(cudaMemsetAsync(memory, 0, bytes, stream_), "clearing memory");
+    meet({stream_});
+    synchronize(stream_);
+}
+
+void channel::add_greetings(flight& f) const {
+    for (int peer = 0; peer < size_; ++peer) {
+        if (peer == rank_) continue;
+        std::byte* const bytes = greetings_ + 2 * peer;
+        f.sends.push_back({bytes, 1, dtype::u8, peer, memory_space::cuda});
+        f.recvs.push_back({bytes + 1, 1, dtype::u8, peer, memory_space::cuda});
+    }
+}
+
+void channel::tear_down() noexcept {
+    try {
+        // An exchange that no peer will meet any more ends with its communicator.
+        patience waiting;
+        while (comm_ != nullptr && is_at_work()) {
+            if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
+            throw_if_failed();
+            waiting.wait();
+        }
+        if (comm_ != nullptr && !shares_process_) {
+            settle(ncclCommFinalize(comm_), "ending an NCCL communicator");
+            static_cast<void>(ncclCommDestroy(std::exchange(comm_, nullptr)));
+        }
+    } catch (...) {
+        end("it could not be ended");
+    }
+    let_go();
+    for (flight& f : flights_) {
+        static_cast<void>(cudaEventDestroy(f.ready));
+        static_cast<void>(cudaEventDestroy(f.done));
+    }
+    if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
+    if (greetings_ != nullptr) static_cast<void>(cudaFree(greetings_));
+}
+
+void channel::hear() {
+    if (!failure_.empty()) throw comm_error(failure_);
+    try {
+        // Moves nothing, and throws if a rank has aborted.
+        any_request nothing = bootstrap_.start_exchange({}, {});
+        static_cast<void>(nothing.test());
+    } catch (const comm_error& error) {
+        fail(error.what());
+        throw;
+    }
+}
+
+void channel::let_go() noexcept {
+    if (comm_ == nullptr) return;
+    const std::lock_guard lock(family_->mutex);
+    try {
+        family_->retired.push_back(comm_);
+    } catch (const std::bad_alloc&) {
+        // Its memory is lost with the rest.
+    }
+    comm_ = nullptr;
+}
+
+family::~family() {
+    for (ncclComm_t comm : retired) static_cast<void>(ncclCommAbort(comm));
+}
+
+void channel::throw_if_failed() {
+    hear();
+    if (comm_ == nullptr) return;
+    ncclResult_t status = ncclSuccess;
+    if (ncclCommGetAsyncError(comm_, &status) != ncclSuccess || status == ncclSuccess ||
+        status == ncclInProgress) {
+        return;
+    }
+    const std::string reason = failure_text(status, comm_, "an exchange over NCCL");
+    abort(reason);
+    throw comm_error(reason);
+}
+
+void channel::settle(ncclResult_t status, const char* doing) {
+    const clock::time_point limit = clock::now() + options_.timeout;
+    patience waiting;
+    while (status == ncclInProgress) {
+        hear();
+        if (clock::now() >= limit) {
+            const std::string reason =
+                concat(doing, " took longer than ", options_.timeout.count(), " ms on rank ", rank_,
+                       "; see that all ranks make the same calls");
+            abort(reason);
+            throw comm_error(reason);
+        }
+        waiting.wait();
+        if (ncclCommGetAsyncError(comm_, &status) != ncclSuccess) status = ncclSystemError;
+    }
+    if (status == ncclSuccess) return;
+    const std::string reason = failure_text(status, comm_, doing);
+    abort(reason);
+    throw comm_error(reason);
+}
+
+bool channel::is_at_work() const noexcept {
+    return last_ != nullptr && cudaEventQuery(last_) == cudaErrorNotReady;
+}
+
+void channel::end(std::string_view reason) noexcept {
+    if (failure_.empty()) failure_ = reason.empty() ? "aborted without a reason" : reason;
+    // What is not at work may be let go of in the end.
+    if (comm_ != nullptr && (is_at_work() || !shares_process_)) {
+        static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
+    }
+}
+
+void channel::fail(std::string_view reason) {
+    if (!failure_.empty()) return;
+    end(reason);
+    // Whoever gives memory back now waits for the device, and so for what the kin wait for.
+    std::vector<channel*> others;
+    {
+        const std::lock_guard lock(family_->mutex);
+        others = family_->members;
+    }
+    for (channel* other : others) {
+        if (other == this || other->comm_ == nullptr || !other->is_at_work()) continue;
+        other->bootstrap_.abort(reason);
+        other->end(reason);
+    }
+}
+
+void channel::abort(std::string_view reason) {
+    bootstrap_.abort(reason);
+    try {
+        hear();  // what the bootstrap tells every rank, who aborted included
+    } catch (const comm_error&) {
+        return;
+    }
+    fail(reason);
+}
+
+void channel::synchronize(cudaStream_t stream) {
+    const clock::time_point limit = clock::now() + options_.timeout;
+    patience waiting;
+    for (;;) {
+        const cudaError_t status = cudaStreamQuery(stream);
+        if (status == cudaSuccess) return;
+        if (status != cudaErrorNotReady) check(status, "work that was queued before");
+        throw_if_failed();
+        if (clock::now() >= limit) {
+            const std::string reason =
+                concat("the device of rank ", rank_, " was not done after ",
+                       options_.timeout.count(), " ms; a peer may have made other calls");
+            abort(reason);
+            throw comm_error(reason);
+        }
+        waiting.wait();
+    }
+}
+
+std::vector<std::string> channel::all_gather(std::string_view text) {
+    throw_if_failed();
+    try {
+        return bootstrap_.control_all_gather(text);
+    } catch (const comm_error&) {
+        throw_if_failed();
+        throw;
+    }
+}
+
+std::shared_ptr<channel> channel::split(int color, int key) {
+    throw_if_failed();
+    std::optional<any_communicator> part = bootstrap_.split(color, key);
+    if (!part) return nullptr;
+    return std::make_shared<channel>(std::move(*part), options_, family_);
+}
+
+std::shared_ptr<channel> channel::duplicate() {
+    throw_if_failed();
+    return std::make_shared<channel>(bootstrap_.duplicate(), options_, family_);
+}
+
+}  // namespace latpar::inline v0::nccl::detail

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// One NCCL communicator as seen by one rank.
+#pragma once
+
+#include <latpar/nccl/communicator.hpp>
+
+#include <cuda_runtime_api.h>
+
+#include <deque>
+#include <mutex>
+
+namespace latpar::inline v0::nccl::detail {
+
+using namespace latpar::detail;
+
+class channel;
+
+/// What one rank started together; taken from a pool, so that traffic allocates nothing of ours.
+struct flight {
+    cudaStream_t stream = nullptr;  ///< the user's
+    cudaEvent_t ready = nullptr;    ///< what was queued on it before is done
+    cudaEvent_t done = nullptr;     ///< the messages have arrived
+    bool on_device = false;
+    std::vector<send_op> sends, host_sends;
+    std::vector<recv_op> recvs, host_recvs;
+    std::optional<any_request> host;
+};
+
+/// The communicators of one rank that were made from one another.
+struct family {
+    family() = default;
+    family(const family&) = delete;
+    family& operator=(const family&) = delete;
+    ~family();
+
+    std::mutex mutex;
+    std::vector<channel*> members;
+    /// NCCL's of those that are gone, where ranks share a process: NCCL gives back the memory of
+    /// all of them at once, which waits for their devices, and those for what other members do.
+    std::vector<ncclComm_t> retired;
+};
+
+class channel : public std::enable_shared_from_this<channel> {
+public:
+    /// Takes `adopted` over unless it is null.
+    channel(any_communicator bootstrap, const options& wanted, std::shared_ptr<family> kin,
+            ncclComm_t adopted = nullptr);
+    channel(const channel&) = delete;
+    channel& operator=(const channel&) = delete;
+    ~channel();
+
+    [[nodiscard]] int rank() const noexcept { return rank_; }
+    [[nodiscard]] int size() const noexcept { return size_; }
+    [[nodiscard]] int device() const noexcept { return device_; }
+    [[nodiscard]] ncclComm_t handle() const noexcept { return comm_; }
+
+    [[nodiscard]] request start(std::span<const send_op> sends, std::span<const recv_op> recvs,
+                                stream_ref stream);
+    /// Errors: comm_error, and the flight is given back.
+    void wait(flight& f);
+    [[nodiscard]] bool wait_until(flight& f, deadline when);
+    void drop(flight& f, bool unwinding) noexcept;
+
+    [[nodiscard]] std::vector<std::string> all_gather(std::string_view text);
+    [[nodiscard]] std::shared_ptr<channel> split(int color, int key);
+    [[nodiscard]] std::shared_ptr<channel> duplicate();
+    void abort(std::string_view reason);
+    void synchronize(cudaStream_t stream);
+    [[nodiscard]] peer_memory share(std::byte* memory, index_t bytes, memory_space space);
+    void meet(stream_ref user);
+
+    /// Runs one of NCCL's own operations, `call(stream)`, as an exchange that is waited for at once.
+    template <class Call>
+    void run_collective(const char* name, stream_ref user, Call&& call) {
+        throw_if_failed();
+        flight& f = take();
+        try {
+            prepare(f, user);
+            begin(f);
+            settle(call(stream_), name);
+            finish(f);
+        } catch (...) {
+            give_back(f);
+            throw;
+        }
+        wait(f);
+    }
+
+private:
+    void create(const std::string& id);
+    /// Sets up the links to all peers, which else the first messages would.
+    void warm_up();
+    void tear_down() noexcept;
+    /// Lets go of NCCL's communicator, if there is one, whatever it does.
+    void let_go() noexcept;
+
+    /// Errors: comm_error if a rank has aborted.
+    void hear();
+    /// The same, and if NCCL reports an error of its own.
+    void throw_if_failed();
+    /// Waits until NCCL has taken what it was given. Errors: comm_error; the communicator is then
+    /// aborted.
+    void settle(ncclResult_t status, const char* doing);
+    /// Ends everything of this communicator on the device, and of its kin that are at work.
+    void fail(std::string_view reason);
+    void end(std::string_view reason) noexcept;
+    [[nodiscard]] bool is_at_work() const noexcept;
+
+    [[nodiscard]] flight& take();
+    void give_back(flight& f) noexcept;
+    /// Errors: usage_error unless each message to this rank itself is received in the same flight.
+    void check_own(const flight& f) const;
+    /// Remembers what the user's stream has before the flight.
+    void prepare(flight& f, stream_ref user);
+    [[nodiscard]] bool is_done(flight& f);
+    /// Lets the communicator's stream wait for what the user's had, and says when it is done.
+    void begin(flight& f);
+    void finish(flight& f);
+    /// Queues the messages between the two.
+    void launch(flight& f);
+    void group(const flight& f);
+    void copy_own(const flight& f);
+    /// A byte to each peer, and one from each.
+    void add_greetings(flight& f) const;
+
+    any_communicator bootstrap_;
+    options options_;
+    std::shared_ptr<family> family_;
+    int rank_ = 0;
+    int size_ = 0;
+    int device_ = 0;
+    bool shares_process_ = false;  ///< with another rank
+    ncclComm_t comm_ = nullptr;
+    cudaStream_t stream_ = nullptr;
+    cudaEvent_t last_ = nullptr;  ///< of the latest exchange that was begun
+    std::byte* greetings_ = nullptr;
+    std::string failure_;
+    std::deque<flight> flights_;
+    std::vector<flight*> idle_;
+};
+
+}  // namespace latpar::inline v0::nccl::detail

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exchanges over NCCL: starting them, waiting for them, ending them early.
+#include <latpar/comm/detail/check_operations.hpp>
+
+#include <cuda/detail/check.hpp>
+#include <nccl/channel.hpp>
+#include <nccl/check.hpp>
+
+#include <algorithm>
+#include <exception>
+#include <thread>
+#include <utility>
+
+namespace latpar::inline v0::nccl::detail {
+namespace {
+
+using cuda::detail::check;
+using cuda::detail::native;
+
+std::string text_of(const auto& op) {
+    return concat(op.count, " elements of ", name_of(op.type));
+}
+
+}  // namespace
+
+flight& channel::take() {
+    if (idle_.empty()) {
+        flight& f = flights_.emplace_back();
+        // As many as there are flights, so that none of them is ever refused.
+        idle_.reserve(flights_.size());
+        check(cudaEventCreateWithFlags(&f.ready, cudaEventDisableTiming), "making an event");
+        check(cudaEventCreateWithFlags(&f.done, cudaEventDisableTiming), "making an event");
+        return f;
+    }
+    flight& f = *idle_.back();
+    idle_.pop_back();
+    return f;
+}
+
+void channel::give_back(flight& f) noexcept {
+    f.host.reset();
+    f.sends.clear();
+    f.recvs.clear();
+    f.host_sends.clear();
+    f.host_recvs.clear();
+    f.on_device = false;
+    idle_.push_back(&f);
+}
+
+request channel::start(std::span<const send_op> sends, std::span<const recv_op> recvs,
+                       stream_ref stream) {
+    throw_if_failed();
+    check_operations(size_, sends, recvs, [](memory_space) { return true; });
+    int current = -1;
+    check(cudaGetDevice(&current), "asking for the current device");
+    require(current == device_, "the communicator belongs to device ", device_,
+            ", the current one is ", current, "; make the same current in every call");
+    flight& f = take();
+    try {
+        for (const send_op& op : sends) {
+            (op.space == memory_space::host ? f.host_sends : f.sends).push_back(op);
+        }
+        for (const recv_op& op : recvs) {
+            (op.space == memory_space::host ? f.host_recvs : f.recvs).push_back(op);
+        }
+        check_own(f);
+        f.on_device = !f.sends.empty() || !f.recvs.empty();
+        if (f.on_device) {
+            prepare(f, stream);
+            launch(f);
+        }
+        if (!f.host_sends.empty() || !f.host_recvs.empty()) {
+            f.host.emplace(bootstrap_.start_exchange(f.host_sends, f.host_recvs));
+        }
+    } catch (...) {
+        give_back(f);
+        throw;
+    }
+    return {shared_from_this(), &f};
+}
+
+void channel::prepare(flight& f, stream_ref user) {
+    f.on_device = true;
+    f.stream = native(user);
+    check(cudaEventRecord(f.ready, f.stream), "recording an event");
+}
+
+void channel::begin(flight& f) {
+    check(cudaStreamWaitEvent(stream_, f.ready), "waiting for an event");
+}
+
+void channel::finish(flight& f) {
+    check(cudaEventRecord(f.done, stream_), "recording an event");
+    last_ = f.done;
+}
+
+void channel::launch(flight& f) {
+    begin(f);
+    copy_own(f);
+    group(f);
+    finish(f);
+}
+
+void channel::check_own(const flight& f) const {
+    const auto is_own = [&](const auto& op) { return op.peer == rank_; };
+    const auto sent = std::ranges::count_if(f.sends, is_own);
+    const auto received = std::ranges::count_if(f.recvs, is_own);
+    require(sent == received, "rank ", rank_, " sends ", sent, " messages to itself and receives ",
+            received, " in one exchange; on a GPU both go into the same");
+    auto recv = f.recvs.begin();
+    for (const send_op& send : f.sends) {
+        if (!is_own(send)) continue;
+        recv = std::find_if(recv, f.recvs.end(), is_own);
+        require<comm_error>(send.count == recv->count && send.type == recv->type, "rank ", rank_,
+                            " sent ", text_of(send), " to itself, which expected ", text_of(*recv),
+                            "; both sides must name the same count and type");
+        ++recv;
+    }
+}
+
+void channel::copy_own(const flight& f) {
+    auto recv = f.recvs.begin();
+    for (const send_op& send : f.sends) {
+        if (send.peer != rank_) continue;
+        recv = std::find_if(recv, f.recvs.end(), [&](const auto& op) { return op.peer == rank_; });
+        if (send.count > 0 && send.data != recv->data) {
+            check(cudaMemcpyAsync(recv->data, send.data, static_cast<std::size_t>(send.bytes()),
+                                  cudaMemcpyDeviceToDevice, stream_),
+                  "copying a message of rank ", rank_, " to itself");
+        }
+        ++recv;
+    }
+}
+
+void channel::group(const flight& f) {
+    const auto travels = [&](const auto& op) { return op.peer != rank_ && op.count > 0; };
+    if (std::ranges::none_of(f.sends, travels) && std::ranges::none_of(f.recvs, travels)) return;
+    ncclResult_t status = ncclGroupStart();
+    const auto take = [&](ncclResult_t next) {
+        if (status == ncclSuccess || status == ncclInProgress) status = next;
+    };
+    for (const send_op& op : f.sends) {
+        if (!travels(op)) continue;
+        take(ncclSend(op.data, static_cast<std::size_t>(op.bytes()), ncclUint8, op.peer, comm_,
+                      stream_));
+    }
+    for (const recv_op& op : f.recvs) {
+        if (!travels(op)) continue;
+        take(ncclRecv(op.data, static_cast<std::size_t>(op.bytes()), ncclUint8, op.peer, comm_,
+                      stream_));
+    }
+    take(ncclGroupEnd());
+    settle(status, "an exchange over NCCL");
+}
+
+bool channel::is_done(flight& f) {
+    if (f.host && !f.host->test()) return false;
+    if (!f.on_device) return true;
+    const cudaError_t status = cudaEventQuery(f.done);
+    if (status == cudaErrorNotReady) return false;
+    check(status, "an exchange over NCCL");
+    return true;
+}
+
+void channel::wait(flight& f) {
+    try {
+        throw_if_failed();
+        if (f.on_device) check(cudaStreamWaitEvent(f.stream, f.done), "waiting for an exchange");
+        if (f.host) f.host->wait();
+    } catch (...) {
+        give_back(f);
+        throw;
+    }
+    give_back(f);
+}
+
+bool channel::wait_until(flight& f, deadline when) {
+    try {
+        for (;;) {
+            throw_if_failed();
+            if (is_done(f)) break;
+            if (std::chrono::steady_clock::now() >= when) return false;
+            std::this_thread::yield();
+        }
+        // What is queued from now on comes behind it, whoever set the event.
+        if (f.on_device) check(cudaStreamWaitEvent(f.stream, f.done), "waiting for an exchange");
+    } catch (...) {
+        give_back(f);
+        throw;
+    }
+    give_back(f);
+    return true;
+}
+
+void channel::drop(flight& f, bool unwinding) noexcept {
+    try {
+        if (unwinding) {
+            fail("an exchange was left unfinished when an exception passed it");
+            give_back(f);
+        } else {
+            wait(f);
+        }
+    } catch (...) {
+        // wait() has given it back; whoever uses the communicator next hears of the failure.
+    }
+}
+
+}  // namespace latpar::inline v0::nccl::detail

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// What ranks of NCCL write to each other's memory, whether they are threads or processes.
+#pragma once
+
+#include <latpar/comm/metered.hpp>
+#include <latpar/cuda/kernels.hpp>
+#include <latpar/cuda/memory_resource.hpp>
+#include <latpar/cuda/stream.hpp>
+#include <latpar/layer/ulysses.hpp>
+#include <latpar/nccl/communicator.hpp>
+
+#include <support/expect.hpp>
+#include <support/messages_only.hpp>
+
+#include <random>
+
+/// An attention that gives back its queries times a half plus its values: enough to see that each
+/// row and head comes from where it should.
+struct mixing_attention {
+    void operator()(latpar::layer::const_heads_view q, latpar::layer::const_heads_view,
+                    latpar::layer::const_heads_view v, latpar::layer::heads_view out,
+                    latpar::layer::lse_view, latpar::stream_ref stream) const {
+        const auto as_latent = [](const auto& view) {
+            return latpar::layer::detail::as_latent(view);
+        };
+        const std::array<latpar::const_latent_view, 2> inputs{as_latent(q), as_latent(v)};
+        const std::array<latpar::latent_view, 1> outputs{as_latent(out)};
+        latpar::cuda::kernels{}.linear_combination(inputs, std::array{0.5f, 1.0f}, outputs, stream);
+    }
+};
+
+/// Rounds of Ulysses on random heads, with `comm`: the output of each.
+template <class Comm>
+std::vector<std::vector<float>> rounds_of_ulysses(Comm& comm, const std::vector<float>& values,
+                                                  latpar::index_t tokens, latpar::index_t heads) {
+    using namespace latpar;
+    constexpr index_t head_dim = 16;
+    cuda::stream stream;
+    cuda::device_memory memory;
+    const layer::ulysses_plan plan = layer::plan_ulysses(
+        {heads, heads, head_dim}, {layer::even_tokens(tokens, comm.size())}, comm.size());
+    const std::array<index_t, 3> extents{plan.tokens_of(comm.rank()), heads, head_dim};
+    std::array<tensor<3>, 4> tensors;
+    for (tensor<3>& t : tensors) t = tensor<3>(extents, dtype::f32, memory.source());
+    layer::ulysses policy(mixing_attention{}, comm, plan, cuda::kernels{}, memory.source());
+    std::vector<std::vector<float>> out;
+    for (std::size_t round = 0; round < 10; ++round) {
+        for (std::size_t i = 0; i < 3; ++i) {
+            cuda::copy_bytes(tensors[i].view().data, values.data() + 101 * (3 * round + i),
+                             tensors[i].bytes(), stream);
+        }
+        policy(tensors[0].view(), tensors[1].view(), tensors[2].view(), tensors[3].view(), {},
+               stream);
+        auto& result = out.emplace_back(static_cast<std::size_t>(tensors[3].view().elements()));
+        cuda::copy_bytes(result.data(), tensors[3].view().data, tensors[3].bytes(), stream);
+    }
+    return out;
+}
+
+/// Memory that each rank shares is written by all; Ulysses gives the same as by messages.
+inline void check_direct(latpar::nccl::communicator& comm) {
+    using namespace latpar;
+    const auto ranks = static_cast<std::size_t>(comm.size());
+    const auto self = static_cast<std::size_t>(comm.rank());
+    {
+        cuda::stream stream;
+        cuda::device_memory memory;
+        buffer mine(static_cast<index_t>(64 * ranks), memory.source());
+        const peer_memory peers = comm.share(mine.data(), mine.bytes(), memory_space::cuda);
+        EXPECT(peers.of.size() == ranks);
+        for (std::size_t round = 0; round < 20; ++round) {
+            for (std::size_t peer = 0; peer < ranks; ++peer) {
+                const std::vector<std::uint8_t> bytes(
+                    64, static_cast<std::uint8_t>(round + 7 * peer + self));
+                cuda::copy_bytes(peers.of[peer] + 64 * self, bytes.data(), 64, stream);
+            }
+            comm.meet(stream);
+            std::vector<std::uint8_t> got(64 * ranks);
+            cuda::copy_bytes(got.data(), mine.data(), mine.bytes(), stream);
+            for (std::size_t i = 0; i < got.size(); ++i) {
+                EXPECT(got[i] == static_cast<std::uint8_t>(round + 7 * self + i / 64));
+            }
+            comm.meet(stream);
+        }
+    }
+    EXPECT(comm.share(nullptr, 0, memory_space::cuda).empty());
+    std::mt19937 random(static_cast<unsigned>(3 + self));
+    std::vector<float> values(8000 + 101 * 30 + 4096);
+    for (float& value : values) value = static_cast<float>(random() % 4096) / 1024;
+    metered direct(comm.duplicate());
+    metered by_messages(messages_only(comm.duplicate()));
+    for (const index_t heads : {2, 7}) {
+        EXPECT(rounds_of_ulysses(direct, values, 71, heads) ==
+               rounds_of_ulysses(by_messages, values, 71, heads));
+    }
+    EXPECT(direct.account().total() == by_messages.account().total());
+    EXPECT(direct.account().total().bytes_sent > 0);
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// nccl::communicator with a thread and a device for each rank.
+#include <latpar/comm/metered.hpp>
+#include <latpar/comm/thread_team.hpp>
+#include <latpar/cuda/memory_resource.hpp>
+#include <latpar/cuda/stream.hpp>
+#include <latpar/nccl/collectives.hpp>
+#include <latpar/nccl/communicator.hpp>
+
+#include <comm/conformance.hpp>
+#include <cuda/through_device.hpp>
+#include <nccl/devices.hpp>
+#include <nccl/direct.hpp>
+#include <support/expect.hpp>
+
+#include <numeric>
+
+using namespace latpar;
+
+static_assert(communicator<nccl::communicator>);
+static_assert(communicator<metered<nccl::communicator>>);
+
+namespace {
+
+/// A communicator over NCCL on every rank of a team, with the device of its number.
+template <class F>
+void on_devices(int ranks, const nccl::options& wanted, F&& f) {
+    thread_team(ranks).run([&](thread_communicator& threads) {
+        cuda::set_device(threads.rank());
+        auto comm = nccl::communicator::over(threads.duplicate(), wanted);
+        f(comm);
+    });
+}
+
+struct devices {
+    int ranks = 2;
+    nccl::options wanted{std::chrono::minutes(1)};
+
+    template <class F>
+    std::vector<std::string> run(F f) {
+        std::vector<std::string> verdicts(static_cast<std::size_t>(ranks));
+        on_devices(ranks, wanted, [&](nccl::communicator& comm) {
+            const auto rank = static_cast<std::size_t>(comm.rank());
+            through_device through(std::move(comm));
+            verdicts[rank] = f(through);
+        });
+        return verdicts;
+    }
+};
+
+std::vector<float> numbers(std::size_t count, float first) {
+    std::vector<float> out(count);
+    std::iota(out.begin(), out.end(), first);
+    return out;
+}
+
+/// Floats in device memory.
+class device_floats {
+public:
+    device_floats(std::span<const float> values, stream_ref stream)
+        : memory_({std::ssize(values)}, dtype::f32, resource_.source()) {
+        cuda::copy_bytes(memory_.view().data, values.data(), memory_.bytes(), stream);
+    }
+    [[nodiscard]] basic_view<std::byte, 1> view() { return memory_.view(); }
+    [[nodiscard]] std::vector<float> values(stream_ref stream) {
+        std::vector<float> out(static_cast<std::size_t>(memory_.view().extents[0]));
+        cuda::copy_bytes(out.data(), memory_.view().data, memory_.bytes(), stream);
+        return out;
+    }
+    [[nodiscard]] send_op to(int peer) { return {view().data, count(), dtype::f32, peer, space}; }
+    [[nodiscard]] recv_op from(int peer) { return {view().data, count(), dtype::f32, peer, space}; }
+
+private:
+    static constexpr memory_space space = memory_space::cuda;
+    [[nodiscard]] index_t count() { return view().extents[0]; }
+
+    cuda::device_memory resource_;
+    tensor<1> memory_;
+};
+
+}  // namespace
+
+TEST_CASE("NCCL on threads conforms") {
+    if (!has_devices(2)) return;
+    devices harness;
+    conformance::run(harness, {.overtakes = false, .tells_mismatches = false});
+}
+
+TEST_CASE("host memory travels over the bootstrap") {
+    if (!has_devices(2)) return;
+    on_devices(2, {}, [](nccl::communicator& comm) {
+        EXPECT(all_reduce(comm, comm.rank() + 1, reduce_op::sum) == 3);
+        EXPECT(conformance::every_pair(comm) == "");
+        // One exchange with a message of each kind.
+        cuda::stream stream;
+        device_floats out(numbers(1000, 1.0f + static_cast<float>(comm.rank())), stream);
+        device_floats in(numbers(1000, 0), stream);
+        const int peer = 1 - comm.rank();
+        const int told = 40 + comm.rank();
+        int heard = 0;
+        exchange(comm, std::array{out.to(peer), send_op{&told, 1, dtype::i32, peer}},
+                 std::array{in.from(peer), recv_op{&heard, 1, dtype::i32, peer}}, stream);
+        EXPECT(heard == 40 + peer);
+        EXPECT(in.values(stream) == numbers(1000, 1.0f + static_cast<float>(peer)));
+    });
+}
+
+TEST_CASE("a message over NCCL may exceed 2^31 bytes") {
+    if (!has_devices(2)) return;
+    devices harness;
+    for (const std::string& verdict :
+         harness.run([](auto& comm) { return conformance::beyond_two_gib(comm); })) {
+        CHECK(verdict == "");
+    }
+}
+
+TEST_CASE("ranks that share a device are refused on all, with what to do") {
+    if (!has_devices(1)) return;
+    thread_team(2).run([](thread_communicator& threads) {
+        cuda::set_device(0);
+        for (const char* part : {"ranks 0 and 1 both have GPU", "cuda::staged"}) {
+            expect_throws([&] { static_cast<void>(nccl::communicator::over(threads.duplicate())); },
+                          part);
+        }
+        EXPECT(conformance::every_pair(threads) == "");
+    });
+}
+
+TEST_CASE("ranks that differ in their options are refused") {
+    if (!has_devices(1)) return;
+    thread_team(2).run([](thread_communicator& threads) {
+        cuda::set_device(0);
+        nccl::options wanted;
+        if (threads.rank() == 1) wanted.timeout = std::chrono::seconds(7);
+        expect_throws(
+            [&] { static_cast<void>(nccl::communicator::over(threads.duplicate(), wanted)); },
+            "rank 0: 600000; rank 1: 7000");
+    });
+}
+
+TEST_CASE("messages to the rank itself go into one exchange, or are refused") {
+    if (!has_devices(1)) return;
+    on_devices(1, {}, [](nccl::communicator& comm) {
+        cuda::stream stream;
+        device_floats out(numbers(100, 5), stream);
+        device_floats in(numbers(100, 0), stream);
+        exchange(comm, std::array{out.to(0)}, std::array{in.from(0)}, stream);
+        EXPECT(in.values(stream) == numbers(100, 5));
+        expect_throws([&] { static_cast<void>(comm.start_exchange({}, std::array{in.from(0)})); },
+                      "both go into the same");
+    });
+}
+
+TEST_CASE("an exchange comes between what is queued before and after it, without the host") {
+    if (!has_devices(2)) return;
+    on_devices(2, {}, [](nccl::communicator& comm) {
+        constexpr std::size_t count = 1 << 20;
+        cuda::stream stream;
+        device_floats value(numbers(count, static_cast<float>(comm.rank())), stream);
+        device_floats in(numbers(count, 0), stream);
+        const int peer = 1 - comm.rank();
+        // Each round sends what the round before received.
+        for (int round = 0; round < 100; ++round) {
+            exchange(comm, std::array{value.to(peer)}, std::array{in.from(peer)}, stream);
+            cuda::copy_bytes(value.view().data, in.view().data, value.view().bytes(), stream);
+        }
+        comm.synchronize(stream);
+        EXPECT(value.values(stream) == numbers(count, static_cast<float>(comm.rank())));
+    });
+}
+
+TEST_CASE("synchronize hears of an abort while the device waits for a peer") {
+    if (!has_devices(2)) return;
+    on_devices(2, {}, [](nccl::communicator& comm) {
+        cuda::stream stream;
+        device_floats in(numbers(1000, 0), stream);
+        if (comm.rank() == 1) {
+            comm.abort("the model is gone");
+            return;
+        }
+        expect_throws(
+            [&] {
+                exchange(comm, {}, std::array{in.from(1)}, stream);
+                comm.synchronize(stream);
+            },
+            "aborted by rank 1 of 2: the model is gone");
+        cuda::synchronize(stream);  // nothing is left that waits
+    });
+}
+
+TEST_CASE("synchronize gives up in time, and all ranks hear of it") {
+    if (!has_devices(2)) return;
+    on_devices(2, {std::chrono::milliseconds(3000)}, [](nccl::communicator& comm) {
+        cuda::stream stream;
+        device_floats in(numbers(1000, 0), stream);
+        const std::string text = "the device of rank 0 was not done after 3000 ms";
+        if (comm.rank() == 0) {
+            exchange(comm, {}, std::array{in.from(1)}, stream);
+            expect_throws([&] { comm.synchronize(stream); }, text);
+            cuda::synchronize(stream);
+        } else {
+            expect_throws([&] { static_cast<void>(comm.control_all_gather("waiting")); }, text);
+        }
+    });
+}
+
+TEST_CASE("NCCL's own collectives give what latpar's do") {
+    if (!has_devices(2)) return;
+    on_devices(2, {}, [](nccl::communicator& comm) {
+        cuda::stream stream;
+        const auto rank = static_cast<float>(comm.rank());
+        device_floats mine(numbers(1001, rank * 1001), stream);
+        device_floats all(numbers(2002, -1), stream);
+        all_gather(comm, elements(mine.view()), all.view(), stream);
+        EXPECT(all.values(stream) == numbers(2002, 0));
+        broadcast(comm, mine.view(), 1, stream);
+        EXPECT(mine.values(stream) == numbers(1001, 1001));
+        device_floats values(std::array{1.0f + rank, -rank}, stream);
+        all_reduce(comm, values.view(), reduce_op::sum, stream);
+        EXPECT(values.values(stream) == std::vector<float>{3, -1});
+        all_reduce(comm, values.view(), reduce_op::max, stream);
+        EXPECT(values.values(stream) == std::vector<float>{3, -1});
+        // Host memory has latpar's.
+        std::vector<int> ranks(2);
+        all_gather(comm, std::array{comm.rank()}, ranks);
+        EXPECT(ranks == std::vector<int>{0, 1});
+    });
+}
+
+TEST_CASE("an NCCL communicator that exists is taken over") {
+    if (!has_devices(2)) return;
+    thread_team(2).run([](thread_communicator& threads) {
+        cuda::set_device(threads.rank());
+        ncclUniqueId id{};
+        if (threads.rank() == 0) ncclGetUniqueId(&id);
+        broadcast(threads, std::span(reinterpret_cast<std::uint8_t*>(&id), sizeof id), 0);
+        ncclComm_t handle = nullptr;
+        EXPECT(ncclCommInitRank(&handle, 2, id, threads.rank()) == ncclSuccess);
+        auto comm = nccl::communicator::adopt(handle, threads.duplicate());
+        EXPECT(comm.handle() == handle);
+        through_device through(std::move(comm));
+        EXPECT(conformance::uneven_sizes(through) == "");
+    });
+}
+
+TEST_CASE("bytes over NCCL are metered as they are elsewhere") {
+    if (!has_devices(2)) return;
+    on_devices(2, {}, [](nccl::communicator& inner) {
+        metered comm(std::move(inner));
+        cuda::stream stream;
+        device_floats out(numbers(250, 0), stream);
+        device_floats in(numbers(250, 0), stream);
+        const int peer = 1 - comm.rank();
+        exchange(comm, std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
+        cuda::synchronize(stream);
+        EXPECT(comm.account().total().bytes_sent == 1000);
+        EXPECT(comm.account().total().bytes_received == 1000);
+    });
+}
+
+TEST_CASE("GPUs write to each other's memory, and Ulysses does") {
+    if (!has_devices(2)) return;
+    on_devices(2, {}, [](nccl::communicator& comm) { check_direct(comm); });
+}
