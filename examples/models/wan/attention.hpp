@@ -33,6 +33,8 @@ concept attention = latpar::layer::attention<A>;
 /// tokens. With fewer heads of keys and values than of queries each serves a group of queries.
 class local_attention {
 public:
+    using executor = wan::executor;
+
     explicit local_attention(std::shared_ptr<executor> exec) : executor_(std::move(exec)) {}
 
     /// Without any key the output is 0 and the lse is -infinity.

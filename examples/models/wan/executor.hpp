@@ -31,6 +31,8 @@ public:
     [[nodiscard]] const kernel_table& kernels() const noexcept { return *kernels_; }
     [[nodiscard]] int threads() const noexcept { return pool_.threads(); }
     [[nodiscard]] latpar::memory_source memory() const noexcept { return memory_; }
+    /// Of the queries, keys, values and outputs of attention.
+    [[nodiscard]] static constexpr latpar::dtype type() noexcept { return latpar::dtype::f32; }
 
     /// What the threads' scratch memory takes in all if a task needs `floats` floats.
     [[nodiscard]] static index_t scratch_bytes(index_t floats, int threads) noexcept;

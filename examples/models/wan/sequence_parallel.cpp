@@ -4,10 +4,10 @@
 
 namespace wan {
 
-latpar::layer::transformer_shape transformer_shape_of(const config& shape) {
+latpar::layer::transformer_shape transformer_shape_of(const config& shape, latpar::dtype type) {
     latpar::layer::transformer_shape out;
     out.attention = {shape.num_attention_heads, shape.num_attention_heads, shape.attention_head_dim,
-                     latpar::dtype::f32, true};
+                     type, true};
     out.layers = shape.num_layers;
     out.patch = shape.patch_size;
     out.output_columns = shape.patch_volume() * shape.out_channels;

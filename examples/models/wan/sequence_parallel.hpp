@@ -18,8 +18,9 @@
 
 namespace wan {
 
-/// The model as sequence parallelism plans it.
-[[nodiscard]] latpar::layer::transformer_shape transformer_shape_of(const config& shape);
+/// The model as sequence parallelism plans it, if its queries, keys and values are of `type`.
+[[nodiscard]] latpar::layer::transformer_shape transformer_shape_of(
+    const config& shape, latpar::dtype type = latpar::dtype::f32);
 
 /// What each rank passes behind its own keys and values if the ranks shared the window that `lent`
 /// is of: the rows of it that stood among its tokens.
@@ -30,16 +31,20 @@ namespace wan {
 ///
 /// Rank u along `ulysses` and r along `ring` has the part r * ulysses ranks + u of the tokens, and
 /// lends and borrows features of that part. A window of another number of tokens, or with other
-/// rows lent, may come at any time; each pair is agreed on once.
+/// rows lent, may come at any time; each pair is agreed on once. On a GPU `Local` is
+/// cuda::attention, `Kernels` latpar::cuda::kernels, and `Comm` reaches device memory.
 ///
 /// Ranks: all ranks of both communicators construct it and make every call of the model.
 /// Memory: from the executor's source.
-template <latpar::communicator Comm>
+template <latpar::communicator Comm, attention Local = local_attention,
+          latpar::kernel_set Kernels = latpar::kernel::host>
 class sequence_parallel {
 public:
-    sequence_parallel(const config& shape, std::shared_ptr<executor> exec, Comm& ulysses,
-                      Comm& ring)
-        : shape_(transformer_shape_of(shape).attention),
+    using executor = typename Local::executor;
+
+    sequence_parallel(const config& shape, std::shared_ptr<typename Local::executor> exec,
+                      Comm& ulysses, Comm& ring)
+        : shape_(transformer_shape_of(shape, exec->type()).attention),
           executor_(std::move(exec)),
           ulysses_(&ulysses),
           ring_(&ring) {}
@@ -55,9 +60,9 @@ public:
             if (at == plans_.end()) {
                 latpar::layer::usp_plan plan = plan_for(tokens, lent);
                 if (!policy_) {
-                    policy_ = std::make_unique<policy>(local_attention(executor_), *ulysses_,
-                                                       *ring_, std::move(plan),
-                                                       latpar::kernel::host{}, executor_->memory());
+                    policy_ =
+                        std::make_unique<policy>(Local(executor_), *ulysses_, *ring_,
+                                                 std::move(plan), Kernels{}, executor_->memory());
                     at = plans_.emplace(next, 0).first;
                 } else {
                     at = plans_.emplace(next, policy_->add(std::move(plan))).first;
@@ -89,7 +94,7 @@ public:
     }
 
 private:
-    using policy = latpar::layer::usp<local_attention, Comm>;
+    using policy = latpar::layer::usp<Local, Comm, Kernels>;
     /// Tokens; rows that are lent, where those begin in their own window, and its tokens.
     using window = std::array<index_t, 4>;
 

@@ -18,10 +18,11 @@ namespace wan {
 /// One instance of the model: a `denoiser` and a `staged_denoiser` for guidance branches whose text
 /// was set. Weights may be shared with other instances; an executor may not.
 ///
-/// `Attention` is any `attention`; the layer policies plug in here. The result does not depend on
-/// the number of threads, and the stages give what the whole gives, bit for bit.
-/// Memory: latents are host memory of f32, bf16 or f16; activations grow linearly with the tokens,
-/// come from the executor's memory source and are kept for the next call.
+/// `Attention` is any `attention`; the layer policies plug in here. `Trunk` is everything else, and
+/// says where it is computed: `trunk` on the host, `cuda::trunk` on a GPU. The result does not
+/// depend on the number of threads, and the stages give what the whole gives, bit for bit.
+/// Memory: latents lie where the trunk computes, in f32, bf16 or f16; activations grow linearly
+/// with the tokens, come from the executor's memory source and are kept for the next call.
 /// Errors: where ranks share the tokens, what one of them throws in a call ends the others' too.
 /// Source: Wan 2.1 (arXiv 2503.20314), as the diffusers library computes it.
 /// Example:
@@ -29,19 +30,23 @@ namespace wan {
 ///     wan::transformer model(wan::load_weights("model.safetensors"), exec);
 ///     model.set_text(latpar::guidance_branch::conditional, embeddings);
 ///     model(z, info, prediction, {});
-template <attention Attention = local_attention>
+template <attention Attention = local_attention, class Trunk = wan::trunk>
 class transformer {
 public:
-    using context = wan::context;
-    using feature_cache = wan::feature_cache;
+    using context = typename Trunk::context;
+    using executor = typename Trunk::executor;
+    using feature_cache = typename Trunk::feature_cache;
+    using weights = typename Trunk::weights;
 
-    explicit transformer(
-        std::shared_ptr<const weights> model, std::shared_ptr<executor> exec,
-        positions where = positions::local) requires std::same_as<Attention, local_attention>
-        : transformer(std::move(model), exec, local_attention(exec), where) {}
+    explicit transformer(std::shared_ptr<const typename Trunk::weights> model,
+                         std::shared_ptr<typename Trunk::executor> exec,
+                         positions where = positions::local) requires
+        std::same_as<Attention, typename Trunk::local_attention>
+        : transformer(std::move(model), exec, Attention(exec), where) {}
 
-    transformer(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec,
-                Attention attend, positions where = positions::local)
+    transformer(std::shared_ptr<const typename Trunk::weights> model,
+                std::shared_ptr<typename Trunk::executor> exec, Attention attend,
+                positions where = positions::local)
         : trunk_(std::move(model), std::move(exec), where), attend_(std::move(attend)) {}
 
     [[nodiscard]] const config& shape() const noexcept { return trunk_.shape(); }
@@ -56,10 +61,13 @@ public:
         trunk_.set_text(branch, embeddings);
     }
 
-    /// The model's embedding of that text: [tokens, width].
-    [[nodiscard]] std::span<const float> embedded_text(latpar::guidance_branch branch) const {
+    /// The model's embedding of that text, as a range of float on the host: [tokens, width].
+    [[nodiscard]] auto embedded_text(latpar::guidance_branch branch) const {
         return trunk_.embedded_text(branch);
     }
+
+    /// What it computes with, for what only some trunks can do.
+    [[nodiscard]] Trunk& trunk() noexcept { return trunk_; }
 
     /// Predicts for every sample of the batch, one after another.
     void operator()(latpar::const_latent_view z, const latpar::step_info& info,
@@ -68,7 +76,7 @@ public:
             context ctx = prepare(info, stream);
             for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
                 float* const hidden = trunk_.hidden_rows(ctx);
-                trunk_.embed(z, ctx, i, hidden);
+                trunk_.embed(z, ctx, i, hidden, stream);
                 for (index_t layer = 0; layer < layer_count(); ++layer) {
                     run_layer(layer, ctx, i, hidden, nullptr, stream);
                 }
@@ -79,9 +87,9 @@ public:
 
     /// Errors: usage_error for a window that is not made of whole patches or reaches past the
     /// positions that the model knows, and for a branch without text.
-    [[nodiscard]] context prepare(const latpar::step_info& info, latpar::stream_ref) {
+    [[nodiscard]] context prepare(const latpar::step_info& info, latpar::stream_ref stream) {
         return together([&] {
-            context out = trunk_.prepare(info);
+            context out = trunk_.prepare(info, stream);
             if constexpr (requires { attend_.token_range(index_t{}); }) {
                 std::tie(out.begin, out.end) = attend_.token_range(out.end);
             }
@@ -114,10 +122,10 @@ public:
     }
 
     void embed(latpar::const_latent_view z, context& ctx,
-               std::span<const latpar::hidden_view> hidden, latpar::stream_ref) {
+               std::span<const latpar::hidden_view> hidden, latpar::stream_ref stream) {
         together([&] {
             for (index_t i = 0; i < std::ssize(ctx.samples); ++i) {
-                trunk_.embed(z, ctx, i, rows_of(ctx, hidden, i));
+                trunk_.embed(z, ctx, i, rows_of(ctx, hidden, i), stream);
             }
         });
     }
@@ -131,7 +139,9 @@ public:
             for (index_t i = 0; cache && i < std::ssize(ctx.samples); ++i) {
                 const auto branch = ctx.samples[static_cast<std::size_t>(i)].branch;
                 latpar::detail::require(
-                    std::ranges::count(ctx.samples, branch, &context::sample::branch) == 1,
+                    std::ranges::count_if(
+                        ctx.samples, [&](const auto& other) { return other.branch == branch; }) ==
+                        1,
                     "a feature cache serves one sample of the ", name_of(branch),
                     " branch at a time; pass the others in calls of their own");
             }
@@ -171,19 +181,19 @@ private:
                    latpar::stream_ref stream) {
         const auto branch = ctx.samples[static_cast<std::size_t>(sample)].branch;
         begin_attention(ctx, cache ? cache->rows({layer, branch}) : latpar::feature_rows{});
-        const auto views = trunk_.before_attention(layer, ctx, sample, hidden, cache);
+        const auto views = trunk_.before_attention(layer, ctx, sample, hidden, cache, stream);
         attend_(views.q, views.k, views.v, views.out, lse_view{}, stream);
-        trunk_.after_attention(layer, ctx, sample, hidden);
+        trunk_.after_attention(layer, ctx, sample, hidden, stream);
     }
 
     void run_head(const context& ctx, index_t sample, const float* hidden,
                   latpar::latent_view prediction, latpar::stream_ref stream) {
-        const auto patches = trunk_.head(ctx, sample, hidden);
+        const auto patches = trunk_.head(ctx, sample, hidden, stream);
         if constexpr (requires { attend_.gather(patches, stream); }) {
             begin_attention(ctx, {});
             attend_.gather(patches, stream);
         }
-        trunk_.unpatchify(ctx, sample, prediction);
+        trunk_.unpatchify(ctx, sample, prediction, stream);
     }
 
     void begin_attention(const context& ctx, const latpar::feature_rows& lent) {
@@ -198,15 +208,15 @@ private:
         const latpar::hidden_view& view = hidden[0];
         const std::array<index_t, 3> expected{std::ssize(ctx.samples), ctx.tokens(),
                                               shape().width()};
-        latpar::detail::require(view.extents == expected && view.is_contiguous() &&
-                                    view.space == latpar::memory_space::host,
-                                "the hidden tensor is to be dense host memory of [", expected[0],
-                                ',', expected[1], ',', expected[2], "]; got [", view.extents[0],
-                                ',', view.extents[1], ',', view.extents[2], ']');
+        latpar::detail::require(
+            view.extents == expected && view.is_contiguous() && view.space == Trunk::space,
+            "the hidden tensor is to be dense ", name_of(Trunk::space), " memory of [", expected[0],
+            ',', expected[1], ',', expected[2], "]; got [", view.extents[0], ',', view.extents[1],
+            ',', view.extents[2], ']');
         return view.template as<float>() + sample * expected[1] * expected[2];
     }
 
-    trunk trunk_;
+    Trunk trunk_;
     Attention attend_;
 };
 

@@ -64,12 +64,6 @@ void extend_rotary(std::vector<float>& cosine, std::vector<float>& sine, index_t
     }
 }
 
-void check_positions(index_t last, const config& shape, latpar::axis axis) {
-    require(last <= shape.rope_max_seq_len, "a window that reaches position ", last, " along ",
-            name_of(axis), " is beyond the model's rope_max_seq_len of ", shape.rope_max_seq_len,
-            "; use a smaller window or local positions");
-}
-
 }  // namespace
 
 trunk::trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where)
@@ -143,47 +137,22 @@ latpar::feature_cache_plan trunk::plan_cache(index_t first, index_t last,
                                              std::span<const guidance_branch> branches,
                                              index_t latents,
                                              const latpar::extents3& window) const {
-    const latpar::extents3 grid = shape().token_grid({latents, window[1], window[2]});
-    return {first,
-            last,
-            {branches.begin(), branches.end()},
-            latpar::volume_of(grid),
-            shape().width(),
-            latpar::dtype::f32};
+    return plan_feature_cache(shape(), first, last, branches, latents, window, latpar::dtype::f32);
 }
 
-context trunk::prepare(const latpar::step_info& info) const {
-    context out;
-    out.window = info.window.extent;
-    out.grid = shape().token_grid(out.window);
-    out.end = latpar::volume_of(out.grid);
+context trunk::prepare(const latpar::step_info& info, latpar::stream_ref) const {
+    context out{place_tokens(shape(), info, positions_), {}, {}, {}};
     const latpar::extents3 pairs = shape().rotary_pairs();
     for (std::size_t i = 0; i < 3; ++i) {
-        if (positions_ == positions::global) {
-            const index_t begin = info.window.origin[i];
-            require(begin >= 0 && begin % shape().patch_size[i] == 0, "the window ", info.window,
-                    " does not begin at a whole patch along ", name_of(latpar::all_axes[i]));
-            out.origin[i] = begin / shape().patch_size[i];
-        }
-        check_positions(out.origin[i] + out.grid[i], shape(), latpar::all_axes[i]);
         extend_rotary(out.cosine[i], out.sine[i], pairs[i], out.origin[i], out.grid[i]);
     }
-    out.conditions.assign(info.conditions.begin(), info.conditions.end());
 
     const kernel_table& kernels = executor_->kernels();
     const index_t w = shape().width();
     const index_t half = shape().freq_dim / 2;
-    require(!info.samples.empty(), "a step_info without samples");
     for (const latpar::sample_info& from : info.samples) {
         static_cast<void>(text(from.branch));
-        std::vector<float> steps(from.frame_timesteps.begin(), from.frame_timesteps.end());
-        if (steps.empty()) {
-            steps.push_back(static_cast<float>(from.timestep));
-        } else {
-            require(std::ssize(steps) == out.grid[0] && shape().patch_size[0] == 1, steps.size(),
-                    " frame timesteps do not fit a window of ", out.window[0],
-                    " frames in patches of ", shape().patch_size[0]);
-        }
+        const std::vector<float> steps = timesteps_of(shape(), out, from);
         context::sample sample;
         sample.branch = from.branch;
         sample.frames = std::ssize(steps);
@@ -217,21 +186,10 @@ float* trunk::hidden_rows(const context& ctx) {
     return room(hidden_, ctx.tokens() * shape().width(), executor_->memory());
 }
 
-void trunk::embed(const_latent_view z, const context& ctx, index_t sample, float* hidden) {
-    std::vector<const_latent_view> parts{z};
-    parts.insert(parts.end(), ctx.conditions.begin(), ctx.conditions.end());
-    index_t channels = 0;
-    for (const const_latent_view& part : parts) {
-        channels += part.extents[1];
-        require(part.extents[0] == std::ssize(ctx.samples) && spatial_extents(part) == ctx.window &&
-                    part.space == latpar::memory_space::host,
-                "a latent of batch ", part.extents[0], " and ",
-                latpar::box_of(spatial_extents(part)), " does not match ", ctx.samples.size(),
-                " samples in a window of ", latpar::box_of(ctx.window), " in host memory");
-    }
-    require(channels == shape().in_channels, "the model takes ", shape().in_channels,
-            " channels, latent and conditions together; got ", channels);
-
+void trunk::embed(const_latent_view z, const context& ctx, index_t sample, float* hidden,
+                  latpar::stream_ref) {
+    const std::vector<const_latent_view> parts =
+        embedded_latents(shape(), ctx, z, std::ssize(ctx.samples), space);
     require(weights_->patch.weight, "what embeds patches was not loaded; it comes with layer 0, [",
             weights_->layers.first, ", ", weights_->layers.last, ") were");
     const index_t columns = weights_->patch.in;
@@ -338,10 +296,7 @@ void trunk::lend(context& ctx, const feature_cache& cache, const latpar::feature
                  const block_weights& weights, float* keys, float* values) {
     const index_t w = shape().width();
     const latpar::feature_rows stored = cache.rows(key);
-    require(stored.grid[1] == ctx.grid[1] && stored.grid[2] == ctx.grid[2],
-            "the feature cache holds frames of ", stored.grid[1], 'x', stored.grid[2],
-            " tokens, this window has ", ctx.grid[1], 'x', ctx.grid[2]);
-    check_positions(ctx.origin[0] + ctx.grid[0] + stored.grid[0], shape(), latpar::axis::t);
+    check_lent(shape(), ctx, stored);
     extend_rotary(ctx.cosine[0], ctx.sine[0], shape().rotary_pairs()[0], ctx.origin[0],
                   ctx.grid[0] + stored.grid[0]);
     const index_t behind = latpar::volume_of(ctx.grid) + stored.first;
@@ -361,25 +316,15 @@ void trunk::lend(context& ctx, const feature_cache& cache, const latpar::feature
 latpar::feature_rows trunk::begin_entry(const context& ctx, feature_cache& cache,
                                         const latpar::feature_key& key) const {
     cache.begin(key, {});
-    if (cache.latents() == 0) return {};
-    const index_t patch = shape().patch_size[0];
-    const index_t first = cache.first_latent();
-    const index_t last = first + cache.latents();
-    require(first % patch == 0 && last % patch == 0 && last <= ctx.window[0],
-            "the feature cache is to keep latents [", first, ", ", last,
-            "), no whole patches within a window of ", ctx.window[0]);
-    const latpar::extents3 grid{cache.latents() / patch, ctx.grid[1], ctx.grid[2]};
-    const index_t all = latpar::volume_of(grid);
-    const index_t origin = first / patch * ctx.grid[1] * ctx.grid[2];
-    const latpar::feature_rows rows{grid, std::clamp<index_t>(ctx.begin - origin, 0, all),
-                                    std::clamp<index_t>(ctx.end - origin, 0, all), origin,
-                                    latpar::volume_of(ctx.grid)};
-    cache.begin(key, rows);
+    const latpar::feature_rows rows =
+        kept_rows(shape(), ctx, cache.first_latent(), cache.latents());
+    if (cache.latents() > 0) cache.begin(key, rows);
     return rows;
 }
 
 trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sample,
-                                         const float* hidden, feature_cache* cache) {
+                                         const float* hidden, feature_cache* cache,
+                                         latpar::stream_ref) {
     const block_weights& weights = block(layer);
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
     const kernel_table& kernels = executor_->kernels();
@@ -432,7 +377,8 @@ trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sa
             latpar::make_view(out, own)};
 }
 
-void trunk::after_attention(index_t layer, const context& ctx, index_t sample, float* hidden) {
+void trunk::after_attention(index_t layer, const context& ctx, index_t sample, float* hidden,
+                            latpar::stream_ref) {
     const block_weights& weights = block(layer);
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
     const text_state& words = text(at.branch);
@@ -484,7 +430,7 @@ void trunk::after_attention(index_t layer, const context& ctx, index_t sample, f
 }
 
 latpar::basic_view<std::byte, 2> trunk::head(const context& ctx, index_t sample,
-                                             const float* hidden) {
+                                             const float* hidden, latpar::stream_ref) {
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
     require(weights_->head.weight, "the head was not loaded; it comes with the last layer, [",
             weights_->layers.first, ", ", weights_->layers.last, ") were");
@@ -501,15 +447,10 @@ latpar::basic_view<std::byte, 2> trunk::head(const context& ctx, index_t sample,
     return latpar::make_view(patches, std::array<index_t, 2>{all, columns});
 }
 
-void trunk::unpatchify(const context& ctx, index_t sample, latent_view prediction) {
+void trunk::unpatchify(const context& ctx, index_t sample, latent_view prediction,
+                       latpar::stream_ref) {
+    check_prediction(shape(), ctx, prediction, std::ssize(ctx.samples), space);
     const index_t channels = shape().out_channels;
-    const std::array<index_t, 5> expected{std::ssize(ctx.samples), channels, ctx.window[0],
-                                          ctx.window[1], ctx.window[2]};
-    require(prediction.extents == expected && prediction.space == latpar::memory_space::host,
-            "the prediction is to be host memory of ", channels, " channels and ",
-            latpar::box_of(ctx.window), " for ", ctx.samples.size(), " samples; got batch ",
-            prediction.extents[0], ", ", prediction.extents[1], " channels and ",
-            latpar::box_of(spatial_extents(prediction)));
     const index_t columns = weights_->head.out;
     const float* const patches = floats_in(patches_);
     latpar::visit_floating(prediction.type, [&]<class T>() {

@@ -6,6 +6,7 @@
 
 #include <wan/attention.hpp>
 #include <wan/executor.hpp>
+#include <wan/token_window.hpp>
 #include <wan/weights.hpp>
 
 #include <array>
@@ -21,14 +22,8 @@ namespace wan {
 /// those of its own, at the frame positions after the window's last.
 using feature_cache = latpar::feature_cache<>;
 
-/// Where the first token of a window stands.
-enum class positions : std::uint8_t {
-    local,   ///< at 0, wherever the window lies
-    global,  ///< at the window's origin within the global latent
-};
-
 /// What every layer needs to know of one call: times and positions. Never sent.
-struct context {
+struct context : token_window {
     struct sample {
         latpar::guidance_branch branch{};
         index_t frames = 1;       ///< 1, or one for each frame with a timestep of its own
@@ -36,24 +31,22 @@ struct context {
         std::vector<float> time_projection;  ///< [frames, 6 width]
     };
 
-    latpar::extents3 window{};
-    latpar::extents3 grid{};    ///< tokens along T, H, W
-    latpar::extents3 origin{};  ///< rotary position of the first token
-    index_t begin = 0;          ///< tokens [begin, end) are computed here
-    index_t end = 0;
     std::vector<sample> samples;
     /// Cosines and sines of the rotary embedding along each axis: [positions, pairs].
     std::array<std::vector<float>, 3> cosine, sine;
-    /// Channels that `embed` puts behind those of z; the user's memory.
-    std::vector<latpar::const_latent_view> conditions;
-
-    [[nodiscard]] index_t tokens() const noexcept { return end - begin; }
 };
 
 /// One instance of the model but for its self-attention. Single samples; `transformer` adds the
-/// loop over the batch.
+/// loop over the batch. Calls take a stream, as those of a GPU do, and have finished on return.
 class trunk {
 public:
+    using context = wan::context;
+    using executor = wan::executor;
+    using feature_cache = wan::feature_cache;
+    using local_attention = wan::local_attention;
+    using weights = wan::weights;
+    static constexpr latpar::memory_space space = latpar::memory_space::host;
+
     trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where);
 
     [[nodiscard]] const config& shape() const noexcept { return weights_->config; }
@@ -69,9 +62,10 @@ public:
         index_t latents, const latpar::extents3& window) const;
 
     /// The context of all tokens of the window.
-    [[nodiscard]] context prepare(const latpar::step_info& info) const;
+    [[nodiscard]] context prepare(const latpar::step_info& info, latpar::stream_ref) const;
 
-    void embed(latpar::const_latent_view z, const context& ctx, index_t sample, float* hidden);
+    void embed(latpar::const_latent_view z, const context& ctx, index_t sample, float* hidden,
+               latpar::stream_ref);
 
     struct projected {
         const_heads_view q, k, v;
@@ -79,15 +73,18 @@ public:
     };
     /// Everything before the self-attention of `layer`; the views are valid until the next call.
     [[nodiscard]] projected before_attention(index_t layer, context& ctx, index_t sample,
-                                             const float* hidden, feature_cache* cache);
+                                             const float* hidden, feature_cache* cache,
+                                             latpar::stream_ref);
     /// Everything after it.
-    void after_attention(index_t layer, const context& ctx, index_t sample, float* hidden);
+    void after_attention(index_t layer, const context& ctx, index_t sample, float* hidden,
+                         latpar::stream_ref);
 
     /// The patches of the whole window, [grid, patch]; those of [begin, end) are written.
     [[nodiscard]] latpar::basic_view<std::byte, 2> head(const context& ctx, index_t sample,
-                                                        const float* hidden);
+                                                        const float* hidden, latpar::stream_ref);
     /// Puts the last patches into the prediction of one sample.
-    void unpatchify(const context& ctx, index_t sample, latpar::latent_view prediction);
+    void unpatchify(const context& ctx, index_t sample, latpar::latent_view prediction,
+                    latpar::stream_ref);
 
     /// Memory for the hidden rows of one sample.
     [[nodiscard]] float* hidden_rows(const context& ctx);

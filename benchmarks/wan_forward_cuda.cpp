@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Time of one prediction of Wan 2.1 1.3B on a GPU, random weights, and of its self-attention alone.
+#include <latpar/cuda/device.hpp>
+#include <latpar/cuda/memory_resource.hpp>
+#include <latpar/cuda/stream.hpp>
+
+#include <cuda_runtime_api.h>
+#include <nlohmann/json.hpp>
+#include <wan/cuda/kernels.hpp>
+#include <wan/cuda/transformer.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+using namespace latpar;
+
+namespace {
+
+constexpr std::string_view shape =
+    R"({"patch_size":[1,2,2],"num_attention_heads":12,"attention_head_dim":128,"in_channels":16,)"
+    R"("out_channels":16,"text_dim":4096,"freq_dim":256,"ffn_dim":8960,"num_layers":30,)"
+    R"("cross_attn_norm":true,"eps":1e-6,"rope_max_seq_len":1024})";
+constexpr index_t text_tokens = 512;
+/// What cuBLAS reaches on an H200 on large bfloat16 products of random numbers.
+constexpr double peak_tflops = 790;
+
+void must(cudaError_t status) {
+    if (status != cudaSuccess) throw device_error(cudaGetErrorString(status));
+}
+
+/// Milliseconds on the device: the median of `repeats` after one that is not counted.
+template <class Work>
+double milliseconds(stream_ref stream, int repeats, const Work& work) {
+    const auto queue = static_cast<cudaStream_t>(stream.handle);
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+    must(cudaEventCreate(&begin));
+    must(cudaEventCreate(&end));
+    work();
+    std::vector<double> taken;
+    for (int i = 0; i < repeats; ++i) {
+        must(cudaEventRecord(begin, queue));
+        work();
+        must(cudaEventRecord(end, queue));
+        must(cudaEventSynchronize(end));
+        float out = 0;
+        must(cudaEventElapsedTime(&out, begin, end));
+        taken.push_back(out);
+    }
+    must(cudaEventDestroy(begin));
+    must(cudaEventDestroy(end));
+    std::ranges::nth_element(taken, taken.begin() + std::ssize(taken) / 2);
+    return taken[taken.size() / 2];
+}
+
+void fill(latent& to) {
+    wan::cuda::fill_random(to.view().data, to.view().elements(), to.view().type, 1, 0, 7, {});
+}
+
+nlohmann::json measure(std::shared_ptr<const wan::cuda::weights> weights, memory_source memory,
+                       int frames, int repeats) {
+    counting_resource counted(memory.resource);
+    const extents3 window{(frames - 1) / 4 + 1, 60, 104};
+    const wan::config config = weights->config;
+    auto exec = std::make_shared<wan::cuda::executor>(
+        wan::cuda::executor_options{weights->type, {&counted, memory_space::cuda}});
+    wan::cuda::transformer<> model(weights, exec);
+    model.set_text(guidance_branch::conditional,
+                   std::vector<float>(static_cast<std::size_t>(text_tokens * config.text_dim), 1));
+    latent z({1, 16, window[0], window[1], window[2]}, dtype::f32, memory);
+    latent prediction(z.view().extents, dtype::f32, memory);
+    fill(z);
+    sample_info sample;
+    sample.timestep = 500;
+    sample.branch = guidance_branch::conditional;
+    step_info info;
+    info.samples = {&sample, 1};
+    info.window = box_of(window);
+    info.global = window;
+    const cuda::stream stream;
+    const index_t tokens = volume_of(config.token_grid(window));
+    const double total =
+        milliseconds(stream, repeats, [&] { model(z.view(), info, prediction.view(), stream); });
+
+    // Self-attention of one layer, on rows of the same kind as those of the model.
+    const index_t row = config.width();
+    std::array<latent, 4> rows;
+    for (latent& one : rows) {
+        one = latent({1, 1, 1, tokens, row}, weights->type, memory);
+        fill(one);
+    }
+    const std::array<index_t, 3> extents{tokens, config.num_attention_heads,
+                                         config.attention_head_dim};
+    const auto heads = [&](latent& from) {
+        return wan::heads_view{from.view().data, extents, dense_strides(extents), weights->type,
+                               memory_space::cuda};
+    };
+    const auto time_of = [&](wan::cuda::attention::kernels which) {
+        return milliseconds(stream, repeats, [&] {
+            wan::cuda::attention{which}(heads(rows[0]), heads(rows[1]), heads(rows[2]),
+                                        heads(rows[3]), {}, stream);
+        });
+    };
+    const double attention = time_of(wan::cuda::attention::kernels::best);
+    const double common = time_of(wan::cuda::attention::kernels::common);
+
+    const auto layers = static_cast<double>(config.num_layers);
+    const double tflop = 1e-12 * config.operations(tokens, text_tokens);
+    const double attention_tflop =
+        4e-12 * static_cast<double>(tokens) * static_cast<double>(tokens * row);
+    const double reached = 1e3 * tflop / total;
+    const double attention_reached = 1e3 * attention_tflop / attention;
+    std::printf(
+        "%s, 480x832, %d frames, %lld tokens: %.1f ms a prediction, %.0f TFLOP/s, %.1f %% "
+        "of %.0f; of them self-attention %.1f ms, %.0f TFLOP/s (with the kernels of all devices "
+        "%.1f "
+        "ms, %.0f TFLOP/s); %.0f MB of activations\n",
+        std::string(name_of(weights->type)).c_str(), frames, static_cast<long long>(tokens), total,
+        reached, 100 * reached / peak_tflops, peak_tflops, layers * attention, attention_reached,
+        layers * common, 1e3 * attention_tflop / common,
+        1e-6 * static_cast<double>(counted.peak_bytes()));
+    return {{"type", name_of(weights->type)},
+            {"frames", frames},
+            {"tokens", tokens},
+            {"milliseconds", total},
+            {"tflop", tflop},
+            {"tflops", reached},
+            {"fraction_of_peak", reached / peak_tflops},
+            {"self_attention_milliseconds", layers * attention},
+            {"self_attention_tflops", attention_reached},
+            {"common_self_attention_milliseconds", layers * common},
+            {"activation_bytes", counted.peak_bytes()}};
+}
+
+}  // namespace
+
+// wan_forward_cuda [results.json] [KEY=TEXT, such as commit=...]...
+int main(int argc, char** argv) try {
+    std::string file_name;
+    nlohmann::json report = {{"benchmark", "wan_forward_cuda"},
+                             {"model", "Wan 2.1 1.3B, random weights"},
+                             {"text_tokens", text_tokens},
+                             {"peak_tflops", peak_tflops}};
+    for (int i = 1; i < argc; ++i) {
+        const std::string word = argv[i];
+        const std::size_t equals = word.find('=');
+        if (word.starts_with('-')) {
+            std::fprintf(stderr, "usage: %s [results.json] [KEY=TEXT, such as commit=...]...\n",
+                         argv[0]);
+            return 2;
+        }
+        if (equals == std::string::npos) {
+            file_name = word;
+        } else {
+            report[word.substr(0, equals)] = word.substr(equals + 1);
+        }
+    }
+    if (cuda::device_count() == 0) {
+        std::fprintf(stderr, "no CUDA device\n");
+        return 1;
+    }
+    report["device"] = cuda::device_name(cuda::current_device());
+    cuda::device_memory memory;
+    const auto config = wan::parse_config(shape, "Wan 2.1 1.3B");
+    const auto weights = wan::cuda::random_weights(config, dtype::bf16, memory.source(), 1);
+    for (const int frames : {49, 81}) {
+        report["cases"].push_back(measure(weights, memory.source(), frames, 3));
+    }
+    if (!file_name.empty()) std::ofstream(file_name) << report.dump(1) << '\n';
+    return 0;
+} catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+}
