@@ -7,6 +7,7 @@
 
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
+#include <support/expect.hpp>
 #include <support/latent_parallel_run.hpp>
 #include <support/messages_of.hpp>
 
@@ -22,6 +23,29 @@ namespace {
 
 constexpr std::array layouts{latent_layout::central, latent_layout::replicated,
                              latent_layout::sharded};
+
+struct stitch_count {
+    int alone = 0;
+    int fused = 0;
+};
+
+/// Counts stitches that are a pass of their own, and those within a step.
+struct counting_kernels : kernel::host {
+    stitch_count* count = nullptr;
+
+    void stitch(latent_view output, axis along, std::span<const kernel::stitch_part> parts,
+                stream_ref stream) const {
+        ++count->alone;
+        kernel::host::stitch(output, along, parts, stream);
+    }
+    void stitch_combination(const kernel::stitched_input& stitched,
+                            std::span<const const_latent_view> inputs,
+                            std::span<const float> coefficients,
+                            std::span<const latent_view> outputs, stream_ref stream) const {
+        ++count->fused;
+        kernel::host::stitch_combination(stitched, inputs, coefficients, outputs, stream);
+    }
+};
 
 std::vector<rank_report> on_threads(const latent_parallel_plan& plan, const any_model& model,
                                     const sampling_case& c) {
@@ -570,6 +594,55 @@ TEST_CASE("a latent in bf16 is sampled alike in every layout") {
     CHECK(results[0] == results[1]);
     CHECK(results[0] == results[2]);
     CHECK(results[0] != std::vector<std::uint16_t>(288));
+}
+
+TEST_CASE("where the ranks step what they stitch, both are one pass; the bits are those of two") {
+    const sampling_case c{{1, 2, 6, 8, 10}, schedule::by_name("unipc_flow", 7), 8};
+    for (const latent_layout layout : layouts) {
+        CAPTURE(name_of(layout));
+        latent_parallel_options options;
+        options.layout = layout;
+        options.result_everywhere = true;
+        const auto plan = plan_latent_parallel(c.problem(), options, 3);
+        std::array<std::vector<float>, 3> run, driven;
+        std::array<stitch_count, 3> counts;
+        thread_team(3).run([&](thread_communicator& comm) {
+            const auto rank = static_cast<std::size_t>(comm.rank());
+            const counting_kernels kernels{{}, &counts[rank]};
+            const philox_noise noise(3);
+            latent out(c.extents);
+            const auto sample = [&](std::vector<float>& into, bool by_run) {
+                latent_parallel policy(any_model(pointwise), comm, plan, kernels);
+                loop::serial loop(policy, c.schedule, c.extents, kernels);
+                loop.start(noise);
+                if (by_run) {
+                    loop.run(noise);
+                } else {
+                    while (!loop.done()) {
+                        const auto next = loop.next_request();
+                        policy(next.z, next.info, next.prediction, {});
+                        loop.advance(noise);
+                    }
+                }
+                loop.collect(out.view());
+                const auto values = std::as_const(out).elements<float>();
+                into.assign(values.begin(), values.end());
+            };
+            sample(run[rank], true);
+            const stitch_count once = counts[rank];
+            const bool steps = layout != latent_layout::central || comm.rank() == 0;
+            const bool is_fused = layout != latent_layout::replicated;
+            // A rank without a core at a step has nothing to stitch there.
+            EXPECT((once.fused > 0) == (is_fused && steps));
+            EXPECT((once.alone > 0) == !is_fused);
+            sample(driven[rank], false);
+            EXPECT(counts[rank].fused == once.fused);
+        });
+        for (std::size_t rank = 0; rank < 3; ++rank) {
+            CHECK(run[rank] == driven[rank]);
+            CHECK(run[rank] == run[0]);
+        }
+    }
 }
 
 TEST_CASE("central refuses what it does not carry to the other ranks") {

@@ -92,14 +92,7 @@ public:
     /// Steps the scheduler with the prediction. `noise` serves schedulers that draw some.
     template <noise_source Noise>
     void advance(const Noise& noise, stream_ref stream = {}) {
-        detail::require_requested(requested_);
-        requested_ = false;
-        guarded_call([&] {
-            stepper_.step(step_, state_, ranks().placement_at(step_).stepped,
-                          std::as_const(state_.prediction).view(), noise, stream);
-            ranks().relayout(step_, state_, stream);
-            ++step_;
-        });
+        advance_with(std::as_const(state_.prediction).view(), noise, stream);
     }
 
     /// As above, for a scheduler that draws no noise (usage_error otherwise).
@@ -114,9 +107,7 @@ public:
         return guarded_call([&] {
             if (stepper_.problem().draws_noise) stepper_.agree_on_noise(ranks(), noise, stream);
             while (!done()) {
-                const request next = next_request();
-                (*model_)(next.z, next.info, next.prediction, stream);
-                advance(noise, stream);
+                make_step(noise, stream);
                 const bool stop = !on_step(step_ - 1);
                 // Without a callback nobody can want to stop, and nobody asks.
                 if constexpr (!std::is_same_v<std::remove_cvref_t<OnStep>, detail::carry_on>) {
@@ -151,6 +142,35 @@ private:
     decltype(auto) guarded_call(F&& f) {
         detail::spread<Model> all = ranks();
         return guarded(all, std::forward<F>(f));
+    }
+
+    /// A call of the model and a step; in one pass over memory where the model leaves its prediction
+    /// in parts and the scheduler takes them.
+    template <noise_source Noise>
+    void make_step(const Noise& noise, stream_ref stream) {
+        const request next = next_request(stream);
+        if constexpr (requires(const Schedule& schedule, const step_state& state) {
+                          schedule.step(step_, state, model_->parts_of(next.z, next.info, stream),
+                                        stepper_.kernels(), stream);
+                      }) {
+            if (model_->leaves_parts()) {
+                advance_with(model_->parts_of(next.z, next.info, stream), noise, stream);
+                return;
+            }
+        }
+        (*model_)(next.z, next.info, next.prediction, stream);
+        advance(noise, stream);
+    }
+    template <class Prediction, noise_source Noise>
+    void advance_with(const Prediction& prediction, const Noise& noise, stream_ref stream) {
+        detail::require_requested(requested_);
+        requested_ = false;
+        guarded_call([&] {
+            stepper_.step(step_, state_, ranks().placement_at(step_).stepped, prediction, noise,
+                          stream);
+            ranks().relayout(step_, state_, stream);
+            ++step_;
+        });
     }
 
     void take_memory() {

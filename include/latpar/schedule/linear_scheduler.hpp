@@ -108,14 +108,32 @@ public:
     template <kernel_set Kernels>
     void step(index_t i, const step_state& state, const Kernels& kernels,
               stream_ref stream = {}) const {
+        with_operands(i, state, [&](auto inputs, auto outputs) {
+            kernels.linear_combination(inputs, coefficients(i), outputs, stream);
+        });
+    }
+    /// The same with a prediction that is stitched on the way: one pass over memory for both.
+    /// state.prediction is empty, prediction.index is not read.
+    template <kernel_set Kernels>
+    void step(index_t i, const step_state& state, kernel::stitched_input prediction,
+              const Kernels& kernels, stream_ref stream = {}) const {
+        prediction.index = 1;
+        with_operands(i, state, [&](auto inputs, auto outputs) {
+            kernels.stitch_combination(prediction, inputs, coefficients(i), outputs, stream);
+        });
+    }
+    /// Calls combine(inputs, outputs) with the tensors that a step combines, in the order of its
+    /// matrix. Errors: as `step`.
+    template <class Combine>
+    void with_operands(index_t i, const step_state& state, Combine&& combine) const {
         check(i, state);
         std::array<const_latent_view, linear_form::size> inputs{state.z, state.prediction,
                                                                 state.noise};
         std::array<latent_view, 1 + linear_form::max_history> outputs{state.z};
         std::ranges::copy(state.history, inputs.begin() + 3);
         std::ranges::copy(state.history, outputs.begin() + 1);
-        kernels.linear_combination(std::span(inputs).first(columns()), coefficients(i),
-                                   std::span<const latent_view>(outputs).first(rows()), stream);
+        combine(std::span<const const_latent_view>(inputs).first(columns()),
+                std::span<const latent_view>(outputs).first(rows()));
     }
 
     friend bool operator==(const linear_scheduler&, const linear_scheduler&) = default;

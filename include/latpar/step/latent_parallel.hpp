@@ -80,13 +80,30 @@ public:
     void operator()(const_latent_view z, const step_info& info, latent_view prediction,
                     stream_ref stream) {
         guarded(*comm_, [&] {
-            const index_t i = check_call(z, info, prediction);
+            const index_t i = check_call(z, info);
+            check_prediction(i, prediction);
             if (plan_.simulated()) {
                 simulate(i, z, info, prediction, stream);
             } else {
                 denoise_own_part(i, z, info, stream);
                 combine(i, info.window, prediction, stream);
             }
+        });
+    }
+
+    /// Whether `parts_of` serves in place of a call: where the ranks step what they stitch.
+    [[nodiscard]] bool leaves_parts() const noexcept {
+        return !plan_.simulated() && !is_replicated();
+    }
+    /// A call but for its stitch, which the scheduler's step makes on its way: what the prediction
+    /// over `placement_at(step).stepped` is stitched from, valid until the next call.
+    [[nodiscard]] kernel::stitched_input parts_of(const_latent_view z, const step_info& info,
+                                                  stream_ref stream) {
+        return guarded(*comm_, [&] {
+            const index_t i = check_call(z, info);
+            denoise_own_part(i, z, info, stream);
+            gather_pieces(i, plan_.stepped(i, rank()), stream);
+            return kernel::stitched_input{0, plan_.cut_of(i).along, plan_.problem.type, pieces_};
         });
     }
 
@@ -145,8 +162,7 @@ private:
     }
 
     /// The step of a call that fits the plan.
-    index_t check_call(const const_latent_view& z, const step_info& info,
-                       const latent_view& prediction) {
+    index_t check_call(const const_latent_view& z, const step_info& info) const {
         detail::require(!info.samples.empty(),
                         "step_info names no sample; give one for each of the batch");
         const index_t i = info.samples.front().step;
@@ -158,21 +174,15 @@ private:
         detail::require(i >= 0 && i < plan_.problem.steps, "denoising step ", i,
                         " is not in the plan, which has ", plan_.problem.steps);
         const placement now = placement_at(i);
-        const auto fits = [&](const auto& view, index_t channels, const box& where) {
-            return view.extents == std::array{plan_.problem.batch, channels, where.extent[0],
-                                              where.extent[1], where.extent[2]};
-        };
         detail::require(info.window == now.held, "at step ", i, " rank ", rank(),
                         " was called with a latent over ", info.window, ", its plan holds ",
                         now.held, " (layout ", name_of(plan_.options.layout),
                         "); use a loop that asks for placement_at, or the layout replicated");
-        detail::require(fits(z, plan_.problem.channels, now.held), "at step ", i, " rank ", rank(),
-                        " got a z of [", z.extents[0], ',', z.extents[1], ',', z.extents[2], ',',
-                        z.extents[3], ',', z.extents[4], "] over ", now.held, " with a batch of ",
-                        plan_.problem.batch, " and ", plan_.problem.channels, " channels planned");
-        detail::require(fits(prediction, plan_.problem.prediction_channels, now.stepped),
-                        "at step ", i, " the prediction of rank ", rank(), " must cover ",
-                        now.stepped, " with ", plan_.problem.prediction_channels, " channels");
+        detail::require(covers(z, plan_.problem.channels, now.held), "at step ", i, " rank ",
+                        rank(), " got a z of [", z.extents[0], ',', z.extents[1], ',', z.extents[2],
+                        ',', z.extents[3], ',', z.extents[4], "] over ", now.held,
+                        " with a batch of ", plan_.problem.batch, " and ", plan_.problem.channels,
+                        " channels planned");
         const bool has_frames =
             std::any_of(info.samples.begin(), info.samples.end(),
                         [](const auto& s) { return !s.frame_timesteps.empty(); });
@@ -182,6 +192,18 @@ private:
             "the layout central carries neither spatial conditions nor timesteps of frames to the "
             "other ranks; use replicated or sharded");
         return i;
+    }
+
+    void check_prediction(index_t i, const latent_view& prediction) const {
+        const box stepped = plan_.stepped(i, rank());
+        detail::require(covers(prediction, plan_.problem.prediction_channels, stepped), "at step ",
+                        i, " the prediction of rank ", rank(), " must cover ", stepped, " with ",
+                        plan_.problem.prediction_channels, " channels");
+    }
+    template <class View>
+    [[nodiscard]] bool covers(const View& view, index_t channels, const box& where) const {
+        return view.extents == std::array{plan_.problem.batch, channels, where.extent[0],
+                                          where.extent[1], where.extent[2]};
     }
 
     /// Calls the model on one part, given as views that begin at `origin`.
@@ -249,20 +271,8 @@ private:
         const latent_part& part = own_part(i);
         const box stepped = plan_.stepped(i, rank());
         const box target = is_replicated() ? part.core : stepped;
-        exchanges_[0].start(step.predictions, predictions_.view(), part.window.origin, stream);
-        const auto arrivals = exchanges_[0].wait();
+        gather_pieces(i, target, stream);
         if (!target.empty()) {
-            pieces_.clear();
-            bool own_added = part.window.empty();
-            const auto add_own = [&] {
-                if (!own_added) add_piece(i, rank(), part.window, predictions_.view(), target);
-                own_added = true;
-            };
-            for (const auto& arrival : arrivals) {
-                if (arrival.from.from > rank()) add_own();
-                add_piece(i, arrival.from.from, arrival.from.region, arrival.data, target);
-            }
-            add_own();
             kernels_.stitch(subview(prediction, relative_to(target, stepped.origin)),
                             plan_.cut_of(i).along, pieces_, stream);
         }
@@ -273,6 +283,26 @@ private:
         }
         exchanges_[0].start(step.spread, prediction, held.origin, stream);
         exchanges_[0].wait_into(prediction, held.origin, stream);
+    }
+
+    /// Exchanges the predictions: the pieces of what this rank is to get, in the order of the ranks.
+    void gather_pieces(index_t i, const box& target, stream_ref stream) {
+        const latent_part& part = own_part(i);
+        exchanges_[0].start(plan_.step_at(i).predictions, predictions_.view(), part.window.origin,
+                            stream);
+        const auto arrivals = exchanges_[0].wait();
+        pieces_.clear();
+        if (target.empty()) return;
+        bool own_added = part.window.empty();
+        const auto add_own = [&] {
+            if (!own_added) add_piece(i, rank(), part.window, predictions_.view(), target);
+            own_added = true;
+        };
+        for (const auto& arrival : arrivals) {
+            if (arrival.from.from > rank()) add_own();
+            add_piece(i, arrival.from.from, arrival.from.region, arrival.data, target);
+        }
+        add_own();
     }
 
     void add_piece(index_t i, int from, const box& region, const const_latent_view& data,

@@ -150,27 +150,34 @@ public:
         kernels_.copy(subview(initial, state.z.where()), state.z.view(), stream);
     }
 
-    /// The scheduler's step i with a prediction for `stepped`, which is part of what is held.
-    template <noise_source Noise>
-    void step(index_t i, latent_state& state, const box& stepped, const_latent_view prediction,
+    /// The scheduler's step i with a prediction for `stepped`, which is part of what is held: a view,
+    /// or what it is stitched from.
+    template <noise_source Noise, class Prediction>
+    void step(index_t i, latent_state& state, const box& stepped, const Prediction& prediction,
               const Noise& noise, stream_ref stream) {
         if (stepped.empty()) return;
         step(i, state.z.view(stepped), state.history, stepped, prediction, noise, stream);
     }
     /// The same for a latent and a history that cover `stepped`.
-    template <noise_source Noise>
+    template <noise_source Noise, class Prediction>
     void step(index_t i, latent_view z, std::vector<latent_block>& history, const box& stepped,
-              const_latent_view prediction, const Noise& noise, stream_ref stream) {
+              const Prediction& prediction, const Noise& noise, stream_ref stream) {
         if (stepped.empty()) return;
         history_views_.clear();
         for (latent_block& h : history) history_views_.push_back(h.view());
-        step_state now{z, prediction, history_views_, {}};
+        constexpr bool is_stitched = std::same_as<Prediction, kernel::stitched_input>;
+        step_state now{z, {}, history_views_, {}};
+        if constexpr (!is_stitched) now.prediction = prediction;
         if (schedule_.draws_noise(i)) {
             place(noise_, stepped);
             noise.fill(noise_.view(), stepped, {1, i}, stream);
             now.noise = noise_.view();
         }
-        schedule_.step(i, now, kernels_, stream);
+        if constexpr (is_stitched) {
+            schedule_.step(i, now, prediction, kernels_, stream);
+        } else {
+            schedule_.step(i, now, kernels_, stream);
+        }
     }
 
     void copy(const latent_block& from, latent_block& to, stream_ref stream) const {
