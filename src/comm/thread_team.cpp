@@ -45,21 +45,6 @@ void thread_communicator::abort(std::string_view reason) {
     channel_->abort(abort_text(rank_, size(), reason));
 }
 
-peer_memory thread_communicator::share(std::byte* memory, index_t, memory_space space) {
-    const auto address = space == memory_space::host ? reinterpret_cast<std::uintptr_t>(memory) : 0;
-    peer_memory out;
-    for (const std::string& text : control_all_gather(std::to_string(address))) {
-        const auto theirs = static_cast<std::uintptr_t>(std::stoull(text));
-        if (theirs == 0) return {};
-        out.of.push_back(reinterpret_cast<std::byte*>(theirs));
-    }
-    return out;
-}
-
-void thread_communicator::meet(stream_ref) {
-    static_cast<void>(control_all_gather({}));
-}
-
 thread_team::thread_team(int ranks) : size_(ranks) {
     detail::require(ranks >= 1, "a thread_team of ", ranks, " ranks was asked for; give 1 or more");
     channel_ = std::make_shared<detail::local_channel>(ranks);

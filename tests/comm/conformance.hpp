@@ -23,6 +23,8 @@ struct strengths {
     bool overtakes = true;
     /// Messages of a wrong size or type are told.
     bool tells_mismatches = true;
+    /// Ranks write to each other's memory.
+    bool reaches_peers = false;
 };
 
 using namespace latpar;
@@ -569,7 +571,7 @@ std::string exceptions(C& comm) {
 
 /// Each rank writes to every rank's memory, where the communicator lets them.
 template <class C>
-std::string written_directly(C& comm) {
+std::string written_directly(C& comm, const strengths& can) {
     std::string wrong;
     if constexpr (direct_communicator<C>) {
         const auto ranks = static_cast<std::size_t>(comm.size());
@@ -578,7 +580,7 @@ std::string written_directly(C& comm) {
         auto* const memory = reinterpret_cast<std::byte*>(mine.data());
         const peer_memory peers =
             comm.share(memory, static_cast<index_t>(mine.size()), memory_space::host);
-        wrong += complain(peers.empty() || peers.of.size() == ranks, "not one memory a rank");
+        wrong += complain(peers.of.size() == (can.reaches_peers ? ranks : 0), "wrong memories");
         for (std::size_t round = 0; round < 20 && !peers.empty(); ++round) {
             for (std::size_t peer = 0; peer < ranks; ++peer) {
                 peers.of[peer][self] = static_cast<std::byte>(pattern(round + peer, self));
@@ -590,6 +592,7 @@ std::string written_directly(C& comm) {
             }
             comm.meet();
         }
+        if (can.reaches_peers && peers.empty()) return wrong;
         // One that shares nothing is enough.
         const peer_memory none =
             comm.share(self == 0 ? nullptr : memory, self == 0 ? 0 : 1, memory_space::host);
@@ -680,7 +683,7 @@ void run(Harness& harness, const strengths& can = {}) {
     }
     check("control channel", [](auto& comm) { return control_channel(comm); });
     check("dropped", [&](auto& comm) { return dropped(comm, can); });
-    check("written directly", [](auto& comm) { return written_directly(comm); });
+    check("written directly", [&](auto& comm) { return written_directly(comm, can); });
     check("aborts", [](auto& comm) { return aborts(comm); });
     check("exceptions", [](auto& comm) { return exceptions(comm); });
     check("traffic without growth", [](auto& comm) { return traffic_without_growth(comm); });

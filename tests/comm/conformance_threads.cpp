@@ -6,6 +6,7 @@
 #include <latpar/comm/thread_team.hpp>
 
 #include <comm/conformance.hpp>
+#include <support/direct_threads.hpp>
 
 using namespace latpar;
 
@@ -64,6 +65,19 @@ TEST_CASE("thread_team conforms") {
     const int ranks = GENERATE(1, 2, 3, 4, 7);
     threads harness{thread_team(ranks), [](thread_communicator comm) { return comm; }};
     conformance::run(harness);
+}
+
+TEST_CASE("thread ranks that write to each other's memory conform, behind any type too") {
+    const int ranks = GENERATE(1, 2, 3);
+    conformance::strengths can;
+    can.reaches_peers = true;
+    threads direct{thread_team(ranks),
+                   [](thread_communicator comm) { return direct_threads(std::move(comm)); }};
+    conformance::run(direct, can);
+    threads any{thread_team(ranks), [](thread_communicator comm) {
+                    return metered(any_communicator(direct_threads(std::move(comm))));
+                }};
+    conformance::run(any, can);
 }
 
 TEST_CASE("metered conforms, and each byte that is sent is received") {

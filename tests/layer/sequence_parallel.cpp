@@ -6,9 +6,9 @@
 
 #include <support/attention_case.hpp>
 #include <support/catch.hpp>
+#include <support/direct_threads.hpp>
 #include <support/expect.hpp>
 #include <support/messages_of.hpp>
-#include <support/messages_only.hpp>
 #include <support/recorded.hpp>
 
 #include <cmath>
@@ -54,6 +54,10 @@ std::vector<attention_report> on_ranks(const attention_case& c, kind which, int 
             // Again, on used memory.
             EXPECT(attend_on_rank(policy, c, world.rank(), strided) == mine.out);
             mine.late_allocations = memory.allocations() - before;
+            if constexpr (requires { comm.inner().meets(); }) {
+                // Three times a call, where there is anybody to meet.
+                if (which == kind::ulysses) EXPECT(comm.inner().meets() == (ranks > 1 ? 6 : 0));
+            }
         };
         if (which == kind::ulysses) {
             run(layer::ulysses(watched_attention{}, comm,
@@ -85,9 +89,9 @@ void check(const attention_case& c, const Plan& plan, kind which, int ulysses, i
     const auto expected = c.expected();
     const auto reports = on_threads(c, which, ulysses, ring, strided);
     // Written to each other's memory or sent in messages: the same.
-    const auto by_messages =
-        on_ranks(c, which, ulysses, ring, strided,
-                 [](thread_communicator comm) { return messages_only(std::move(comm)); });
+    const auto directly = on_ranks(c, which, ulysses, ring, strided, [](thread_communicator comm) {
+        return direct_threads(std::move(comm));
+    });
     index_t bytes = 0;
     for (int rank = 0; rank < ulysses * ring; ++rank) {
         CAPTURE(rank);
@@ -100,7 +104,7 @@ void check(const attention_case& c, const Plan& plan, kind which, int ulysses, i
         CHECK(report.sent_and_received.bytes_sent == plan.bytes_sent_by(rank));
         CHECK(report.sent_and_received.bytes_received == plan.bytes_received_by(rank));
         CHECK(report.late_allocations == 0);
-        const auto& other = by_messages[static_cast<std::size_t>(rank)];
+        const auto& other = directly[static_cast<std::size_t>(rank)];
         CHECK(other.out == report.out);
         CHECK(other.sent_and_received == report.sent_and_received);
         CHECK(other.taken_bytes == report.taken_bytes);

@@ -22,6 +22,8 @@ set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/main.cpp PROPERTIES COMPIL
 
 # What the tests run, and nothing else.
 add_custom_target(latpar_tests)
+# Those of them that need a device: labelled gpu or nccl.
+add_custom_target(latpar_device_tests)
 
 # Open MPI as root in a container needs its consent, and more ranks than cores need it too.
 set(LATPAR_MPIEXEC_FLAGS --allow-run-as-root --oversubscribe CACHE STRING
@@ -39,6 +41,9 @@ function(latpar_test name)
     target_link_libraries(${target} PRIVATE latpar_test_main ${arg_LIBRARIES})
     latpar_warnings(${target})
     add_dependencies(latpar_tests ${target})
+    if("gpu" IN_LIST arg_LABELS OR "nccl" IN_LIST arg_LABELS)
+        add_dependencies(latpar_device_tests ${target})
+    endif()
     set(entries)
     if(arg_RANKS)
         foreach(ranks IN LISTS arg_RANKS)

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <latpar/comm/detail/local_request.hpp>
-#include <latpar/comm/direct.hpp>
 
 #include <functional>
 
@@ -13,7 +12,7 @@ namespace latpar::inline v0 {
 ///
 /// A message is one copy from the sender's buffer into the receiver's, made by whichever of the two
 /// waits (by both, if large); a send is done when the receiver has it. Waiting threads sleep. It
-/// reaches host memory, that of the other ranks too. Different communicators may be used by different threads at once.
+/// reaches host memory. Different communicators may be used by different threads at once.
 class thread_communicator {
 public:
     [[nodiscard]] int rank() const noexcept { return rank_; }
@@ -28,11 +27,6 @@ public:
     [[nodiscard]] thread_communicator duplicate();
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text);
     void abort(std::string_view reason);
-
-    /// See direct_communicator.
-    [[nodiscard]] peer_memory share(std::byte* memory, index_t bytes, memory_space space);
-    void meet(stream_ref stream = {});
-    void note(std::span<const send_op>, std::span<const recv_op>) noexcept {}
 
 private:
     friend class thread_team;
@@ -76,6 +70,6 @@ private:
     std::shared_ptr<detail::local_channel> channel_;
 };
 
-static_assert(direct_communicator<thread_communicator>);
+static_assert(communicator<thread_communicator>);
 
 }  // namespace latpar::inline v0

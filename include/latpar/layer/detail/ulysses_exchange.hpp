@@ -69,10 +69,8 @@ public:
             attend(q, all_k, all_v, out, stream);
             return;
         }
-        // What is gathered by another plan lies elsewhere in the same memory: nobody writes to it
-        // before all have read what came by the last one.
-        if (!peers_.empty() && last_ != nullptr && last_ != plan_) meet(stream);
-        last_ = plan_;
+        // Nobody writes to what another still reads of the call before, be it by another plan.
+        if (!peers_.empty()) meet(stream);
         const gathered here = gathered_of(self, gathered_.data());
         share_out(q, k, v, here, stream);
         attend(here.q, here.k, here.v, here.out, stream);
@@ -376,7 +374,6 @@ private:
     Kernels kernels_;
     memory_source source_;
     const ulysses_plan* plan_ = nullptr;
-    const ulysses_plan* last_ = nullptr;  ///< of the call before
     arena gathered_;
     peer_memory peers_;  ///< that of all ranks, where it is reached
     // Reused from call to call, so that the steady state allocates nothing.

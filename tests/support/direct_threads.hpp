@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Thread ranks that write to each other's memory, as GPUs of one host can.
+#pragma once
+
+#include <latpar/comm/direct.hpp>
+#include <latpar/comm/thread_team.hpp>
+
+#include <string>
+#include <utility>
+
+/// A thread_communicator that is a direct_communicator too, for host memory. Its ranks do not
+/// leave while others write: a test that lets one fail uses another.
+class direct_threads {
+public:
+    explicit direct_threads(latpar::thread_communicator inner) : inner_(std::move(inner)) {}
+
+    [[nodiscard]] int rank() const noexcept { return inner_.rank(); }
+    [[nodiscard]] int size() const noexcept { return inner_.size(); }
+    [[nodiscard]] bool reaches(latpar::memory_space space) const { return inner_.reaches(space); }
+    [[nodiscard]] auto start_exchange(std::span<const latpar::send_op> sends,
+                                      std::span<const latpar::recv_op> recvs,
+                                      latpar::stream_ref stream = {}) {
+        return inner_.start_exchange(sends, recvs, stream);
+    }
+    [[nodiscard]] std::optional<direct_threads> split(int color, int key) {
+        auto part = inner_.split(color, key);
+        if (!part) return std::nullopt;
+        return direct_threads(std::move(*part));
+    }
+    [[nodiscard]] direct_threads duplicate() { return direct_threads(inner_.duplicate()); }
+    [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
+        return inner_.control_all_gather(text);
+    }
+    void abort(std::string_view reason) { inner_.abort(reason); }
+
+    [[nodiscard]] latpar::peer_memory share(std::byte* memory, latpar::index_t,
+                                            latpar::memory_space) {
+        const auto address = reinterpret_cast<std::uintptr_t>(memory);
+        latpar::peer_memory out;
+        for (const std::string& text : control_all_gather(std::to_string(address))) {
+            const auto theirs = static_cast<std::uintptr_t>(std::stoull(text));
+            if (theirs == 0) return {};
+            out.of.push_back(reinterpret_cast<std::byte*>(theirs));
+        }
+        return out;
+    }
+    void meet(latpar::stream_ref = {}) {
+        ++meets_;
+        static_cast<void>(control_all_gather({}));
+    }
+    void note(std::span<const latpar::send_op>, std::span<const latpar::recv_op>) noexcept {}
+
+    /// How often the ranks met.
+    [[nodiscard]] int meets() const noexcept { return meets_; }
+
+private:
+    latpar::thread_communicator inner_;
+    int meets_ = 0;
+};
+
+static_assert(latpar::direct_communicator<direct_threads>);
