@@ -73,7 +73,8 @@ std::filesystem::path bundled_weights() {
 
 run_plan job::plan() const {
     return plan_run(options, latpar::latent_problem::of(extents, schedule),
-                    weights->config.patch_size, wan::transformer_shape_of(weights->config));
+                    weights->config.patch_size,
+                    wan::transformer_shape_of(weights->config, options.precision));
 }
 
 video_plan job::plan_of_video() const {

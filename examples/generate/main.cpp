@@ -3,6 +3,7 @@
 #include <latpar/comm/agreement.hpp>
 #include <latpar/comm/thread_team.hpp>
 
+#include <generate/on_cuda.hpp>
 #include <generate/run.hpp>
 
 #include <atomic>
@@ -67,6 +68,7 @@ bool has_figures(generate::ending how, const generate::report& figures) {
 }
 
 int run_on_threads(const generate::options& options, int ranks) {
+    generate::require_device(options);
     const generate::job job = generate::prepare(options);
     const auto stopping = [] { return stop_requested.load(); };
     generate::report figures;
@@ -106,6 +108,7 @@ int run_on_processes(const generate::options& options) {
     std::optional<std::string> complaint;
     try {
         generate::mesh_of(options).require_size(world.size());
+        generate::require_device(options);
         job.emplace(generate::prepare(options, world.rank()));
     } catch (const std::exception& error) {
         complaint = error.what();
@@ -119,6 +122,7 @@ int run_on_processes(const generate::options& options) {
 #endif
 
 int run(const generate::options& options) {
+    generate::require_built(options);
     if (options.plan != generate::plan_format::none) {
         const auto tell_plan = [&](const auto& plan) {
             if (process_rank().value_or(0) > 0) return;

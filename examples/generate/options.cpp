@@ -170,6 +170,28 @@ const std::map<std::string, latpar::loop::history> histories{
     {"official", latpar::loop::history::official}, {"shared", latpar::loop::history::shared}};
 const std::map<std::string, dtype> wires{
     {"f32", dtype::f32}, {"bf16", dtype::bf16}, {"f16", dtype::f16}};
+const std::map<std::string, device_kind> devices{{"cpu", device_kind::cpu},
+                                                 {"cuda", device_kind::cuda}};
+const std::map<std::string, dtype> precisions{{"f32", dtype::f32}, {"bf16", dtype::bf16}};
+const std::map<std::string, transport> backends{
+    {"auto", transport::automatic}, {"nccl", transport::nccl}, {"staged", transport::staged}};
+
+/// Refuses what has no meaning where the ranks compute.
+void check_device(const CLI::App& app, const options& o) {
+    using latpar::detail::require;
+    if (o.device == device_kind::cuda) {
+        require(app.count("--threads") == 0, "--threads ", o.threads,
+                " are those of the processor, and --device cuda computes on GPUs; leave one of "
+                "them out");
+        return;
+    }
+    require(o.precision == dtype::f32,
+            "--precision bf16 is that of the model on a GPU, and --device cpu computes in f32; add "
+            "--device cuda, or leave --precision out");
+    require(app.count("--backend") == 0, "--backend ", app["--backend"]->as<std::string>(),
+            " is between GPUs, and --device cpu has none; add --device cuda, or leave --backend "
+            "out");
+}
 
 }  // namespace
 
@@ -180,6 +202,8 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     std::string patch;
     std::string rotation;
     std::string device = "cpu";
+    std::string precision = "f32";
+    std::string backend = "auto";
     std::string plan;
     std::string seed = "6";
     std::string cores = "balanced";
@@ -242,11 +266,24 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
         ->check(CLI::Range(1, 1024))
         ->group(parallel);
     app.add_option("--threads", out.threads,
-                   "Threads of each rank; default: the processor's, divided")
+                   "Threads of each rank on the processor; default: all of them, divided")
         ->check(CLI::Range(1, 1024))
         ->group(parallel);
-    app.add_option("--device", device, "Where to compute")
-        ->check(CLI::IsMember({"cpu", "cuda"}))
+    app.add_option("--device", device,
+                   "Where to compute: on the processor, or on GPUs, rank r of a host on device r, "
+                   "modulo their number")
+        ->check(CLI::IsMember(names_of(devices)))
+        ->capture_default_str()
+        ->group(parallel);
+    app.add_option("--precision", precision,
+                   "Of the model's matrices and activations; bf16 with --device cuda")
+        ->check(CLI::IsMember(names_of(precisions)))
+        ->capture_default_str()
+        ->group(parallel);
+    app.add_option("--backend", backend,
+                   "Between GPUs: NCCL, for ranks with a device each, or staged through host "
+                   "memory; auto: NCCL where it can be")
+        ->check(CLI::IsMember(names_of(backends)))
         ->capture_default_str()
         ->group(parallel);
     app.add_option("--wire-prediction", wire_prediction, "What predictions travel as")
@@ -350,7 +387,9 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     using latpar::detail::require;
     if (app.count("--total-latents") > 0) out.video.total_latents = total_latents;
     out.video.independent_noise = noise == "independent";
-    require(device == "cpu", "--device cuda is not part of this build; use --device cpu");
+    out.device = devices.at(device);
+    out.precision = precisions.at(precision);
+    out.backend = backends.at(backend);
     require(plan.empty() || plan == "table" || plan == "json", "--plan=", plan,
             " is no format; use table or json");
     if (!plan.empty()) out.plan = plan == "json" ? plan_format::json : plan_format::table;
@@ -376,6 +415,7 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
     require(patch.empty() || (out.plan != plan_format::none && out.latent),
             "--patch goes with --plan "
             "and --latent; otherwise the weights bring it");
+    check_device(app, out);
     check_video(app, out);
     check_files(out);
     return out;

@@ -15,6 +15,16 @@ namespace generate {
 
 enum class plan_format { none, table, json };
 
+/// Where ranks compute.
+enum class device_kind { cpu, cuda };
+
+/// How what lies on devices travels between them.
+enum class transport {
+    automatic,  ///< NCCL, if it is built in and every rank has a device of its own
+    nccl,
+    staged,  ///< through host memory
+};
+
 /// A long video: DualParal, along the axis stage.
 struct video_options {
     latpar::index_t block_latents = 8;
@@ -34,6 +44,9 @@ struct options {
     std::string mesh;
     int ranks = 0;    ///< 0: as many as the mesh has
     int threads = 0;  ///< of each rank; 0: the processor's, divided among the ranks
+    device_kind device = device_kind::cpu;
+    latpar::dtype precision = latpar::dtype::f32;  ///< of the model's matrices and activations
+    transport backend = transport::automatic;      ///< between devices
     latpar::index_t frames = 16;
     latpar::index_t height = 96;                           ///< pixels
     latpar::index_t width = 96;                            ///< pixels

@@ -50,6 +50,13 @@ void require_as_planned(const std::string& what, index_t metered, index_t planne
                                            " where ", planned, " were planned; please report this");
 }
 
+void describe_job(const job& j, report& figures) {
+    figures.model = j.model_name;
+    figures.steps = j.schedule.steps();
+    figures.seed = j.options.seed;
+    figures.scheduler = j.schedule.name();
+}
+
 void count_bytes(latpar::any_communicator& world, latpar::mesh<communicator>& mesh,
                  std::span<const axis_bytes> planned, report& figures) {
     index_t sent = 0;

@@ -6,6 +6,7 @@
 #include <latpar/comm/mesh.hpp>
 #include <latpar/comm/metered.hpp>
 
+#include <generate/job.hpp>
 #include <generate/report.hpp>
 
 #include <chrono>
@@ -39,6 +40,9 @@ struct watch {
 
 /// Errors: error if what was metered is not what was planned.
 void require_as_planned(const std::string& what, latpar::index_t metered, latpar::index_t planned);
+
+/// Enters what the job is.
+void describe_job(const job& j, report& figures);
 
 /// Enters what the mesh metered along its axes, with the bytes that all ranks were to send along
 /// each. Ranks: All. Errors: error if the two differ.

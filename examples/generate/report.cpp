@@ -72,7 +72,22 @@ json video_json(const report& r) {
             {"seconds_per_latent", v.latents > 0 ? json(v.seconds_per_latent) : json(nullptr)},
             {"idle_share",
              {{"planned", {{"mean", v.mean_idle_planned}, {"ranks", v.idle_planned}}},
-              {"measured", {{"mean", v.mean_idle_measured}, {"ranks", v.idle_measured}}}}}};
+              {"measured", v.mean_idle_measured
+                               ? json{{"mean", *v.mean_idle_measured}, {"ranks", v.idle_measured}}
+                               : json(nullptr)}}}};
+}
+
+/// "2 threads each", or "bf16 on NVIDIA H200, device 0; NVIDIA H200, device 1".
+std::string computing_on(const report& r) {
+    if (r.devices.empty()) {
+        return latpar::detail::concat(r.threads, r.threads == 1 ? " thread each" : " threads each");
+    }
+    std::string out = r.precision + " on ";
+    std::vector<std::string> names = r.devices;
+    std::sort(names.begin(), names.end());
+    names.erase(std::unique(names.begin(), names.end()), names.end());
+    for (const std::string& name : names) out += (&name == &names.front() ? "" : "; ") + name;
+    return out;
 }
 
 index_t largest(const std::vector<index_t>& values) {
@@ -91,6 +106,8 @@ std::string to_json(const report& r) {
                    {"ranks", r.ranks},
                    {"backend", r.backend},
                    {"device", r.device},
+                   {"devices", r.devices},
+                   {"precision", r.precision},
                    {"model", r.model},
                    {"latent", r.latent},
                    {"steps", r.steps},
@@ -128,10 +145,9 @@ std::string to_summary(const report& r) {
         out << '\n';
     };
     out << r.policy << ", mesh " << r.mesh << ", " << r.ranks << (r.ranks == 1 ? " rank" : " ranks")
-        << " (" << r.backend << ", " << r.threads << (r.threads == 1 ? " thread" : " threads")
-        << " each), latent " << r.latent[0] << 'x' << r.latent[1] << 'x' << r.latent[2] << 'x'
-        << r.latent[3] << ", " << r.steps << " steps of " << r.scheduler << ", seed " << r.seed
-        << '\n';
+        << " (" << r.backend << ", " << computing_on(r) << "), latent " << r.latent[0] << 'x'
+        << r.latent[1] << 'x' << r.latent[2] << 'x' << r.latent[3] << ", " << r.steps
+        << " steps of " << r.scheduler << ", seed " << r.seed << '\n';
     row("", r.ranks == 1 ? "this run" : std::to_string(r.ranks) + " ranks", "1 rank alone");
     row("wall time", fixed(r.wall_seconds, 1, " s"),
         compared ? fixed(*r.serial_wall_seconds, 1, " s") : "");
@@ -156,7 +172,7 @@ std::string to_summary(const report& r) {
         row("blocks, iterations", latpar::detail::concat(v.blocks, ", ", v.iterations));
         if (v.latents > 0) row("time for a latent", fixed(v.seconds_per_latent, 2, " s"));
         row("stages idle, planned", share(v.mean_idle_planned), share(0));
-        row("stages idle, measured", share(v.mean_idle_measured));
+        if (v.mean_idle_measured) row("stages idle, measured", share(*v.mean_idle_measured));
     }
     row("bytes sent, planned", mebibytes(r.bytes_planned), mebibytes(0));
     row("bytes sent, metered", mebibytes(r.bytes_total), mebibytes(0));

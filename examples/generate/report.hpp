@@ -47,10 +47,11 @@ struct video_figures {
     latpar::index_t iterations = 0;  ///< of this run
     latpar::index_t tasks = 0;       ///< steps of blocks, each of all layers and branches
     double seconds_per_latent = 0;
-    std::vector<double> idle_planned;   ///< shares, if messages were free
-    std::vector<double> idle_measured;  ///< time spent waiting for messages
+    std::vector<double> idle_planned;  ///< shares, if messages were free
+    /// Time spent waiting for messages; empty where the host does not wait for them.
+    std::vector<double> idle_measured;
     double mean_idle_planned = 0;
-    double mean_idle_measured = 0;
+    std::optional<double> mean_idle_measured;
 };
 
 /// What a run cost and how it compares. Lists have one entry for each rank.
@@ -60,6 +61,8 @@ struct report {
     int ranks = 1;
     std::string backend;
     std::string device = "cpu";
+    std::vector<std::string> devices;  ///< names and numbers of GPUs
+    std::string precision = "f32";     ///< of the model
     std::string model;
     std::array<latpar::index_t, 4> latent{};
     latpar::index_t steps = 0;

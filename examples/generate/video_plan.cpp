@@ -14,10 +14,15 @@
 #include <memory>
 #include <utility>
 
+#if defined(LATPAR_GENERATE_CUDA)
+#include <wan/cuda/weights.hpp>
+#endif
+
 namespace generate {
 namespace {
 
 using json = nlohmann::ordered_json;
+using latpar::dtype;
 using latpar::extents3;
 using latpar::index_t;
 using latpar::detail::concat;
@@ -42,24 +47,40 @@ private:
     int parts_;
 };
 
-/// What the loop plans with, for a rank that has one of `parts` parts of the tokens.
-latpar::loop::dual_paral_model staged(const wan::config& model, const video_options& wanted,
-                                      const latpar::guidance_rule& rule, const extents3& window,
-                                      int guidance_ranks, int part, int parts) {
-    auto shape = std::make_shared<wan::weights>();  // nothing but the shape is asked for
-    shape->config = model;
-    const wan::transformer stages(
-        std::shared_ptr<const wan::weights>(std::move(shape)),
-        std::make_shared<wan::executor>(wan::executor_options{.threads = 1}),
-        planned_attention(part, parts));
-    return latpar::loop::describe_stages(stages, rule, window, wanted.cat_latents, guidance_ranks);
-}
+/// A model to plan with, of which nothing but the shape is asked for.
+class planned_model : public wan::transformer<planned_attention> {
+public:
+    planned_model(const wan::config& model, dtype type, int part, int parts)
+        : wan::transformer<planned_attention>(
+              weights_of(model),
+              std::make_shared<wan::executor>(wan::executor_options{.threads = 1}),
+              planned_attention(part, parts)),
+          type_(type) {}
+
+    [[nodiscard]] latpar::feature_cache_plan plan_cache(
+        index_t first, index_t last, std::span<const latpar::guidance_branch> branches,
+        index_t latents, const extents3& window) const {
+        auto out =
+            wan::transformer<planned_attention>::plan_cache(first, last, branches, latents, window);
+        out.type = type_;
+        return out;
+    }
+
+private:
+    static std::shared_ptr<const wan::weights> weights_of(const wan::config& model) {
+        auto out = std::make_shared<wan::weights>();
+        out->config = model;
+        return out;
+    }
+
+    dtype type_;  // of keys and values
+};
 
 /// What travels in the layers: of a block that sees the one behind it, and of one that does not.
-std::array<latpar::layer::forward_plan, 2> plan_calls(const wan::config& model,
+std::array<latpar::layer::forward_plan, 2> plan_calls(const wan::config& model, dtype type,
                                                       const extents3& window, index_t cat_latents,
                                                       int ulysses, int ring) {
-    const auto transformer = wan::transformer_shape_of(model);
+    const auto transformer = wan::transformer_shape_of(model, type);
     const extents3 grid = model.token_grid(window);
     const index_t cat =
         cat_latents == 0 ? 0 : model.token_grid({cat_latents, window[1], window[2]})[0];
@@ -70,6 +91,17 @@ std::array<latpar::layer::forward_plan, 2> plan_calls(const wan::config& model,
                                      {cat * frame, 2 * cat * frame});
     return {latpar::layer::plan_forward(transformer, window, ulysses, ring),
             latpar::layer::plan_forward(transformer, window, ulysses, ring, lent)};
+}
+
+/// Of the device that computes with them.
+index_t weight_bytes([[maybe_unused]] const options& wanted, const wan::config& model,
+                     wan::layer_range layers) {
+#if defined(LATPAR_GENERATE_CUDA)
+    if (wanted.device == device_kind::cuda) {
+        return wan::cuda::weight_bytes(model, wanted.precision, layers);
+    }
+#endif
+    return wan::weight_bytes(model, layers);
 }
 
 template <class F>
@@ -164,7 +196,7 @@ latpar::loop::pipeline_estimate video_plan::estimate() const {
 
 video_plan plan_video(const options& wanted, const std::array<index_t, 5>& extents,
                       const latpar::linear_scheduler& schedule, const wan::config& model) {
-    video_plan out{mesh_of(wanted), {}, {}, {}, wan::weight_bytes(model, {0, model.num_layers})};
+    video_plan out{mesh_of(wanted), {}, {}, {}, weight_bytes(wanted, model, {0, model.num_layers})};
     latpar::loop::dual_paral_options policy;
     policy.block_latents = wanted.video.block_latents;
     policy.cat_latents = wanted.video.cat_latents;
@@ -178,16 +210,18 @@ video_plan plan_video(const options& wanted, const std::array<index_t, 5>& exten
     const int ring = out.shape.degree("ring");
     const int parts = ulysses * ring;
     for (int part = 0; part < parts; ++part) {
+        const planned_model stages(model, wanted.precision, part, parts);
         out.pipelines.push_back(latpar::loop::plan_dual_paral(
             problem, policy,
-            staged(model, wanted.video, rule, window, out.shape.degree("guidance"), part, parts),
+            latpar::loop::describe_stages(stages, rule, window, policy.cat_latents,
+                                          out.shape.degree("guidance")),
             out.shape.degree("stage")));
     }
     if (parts > 1) {
-        out.calls = plan_calls(model, window, policy.cat_latents, ulysses, ring);
+        out.calls = plan_calls(model, wanted.precision, window, policy.cat_latents, ulysses, ring);
     }
     for (const latpar::loop::layer_range& own : out.pipelines.front().stages) {
-        out.weight_bytes.push_back(wan::weight_bytes(model, {own.first, own.last}));
+        out.weight_bytes.push_back(weight_bytes(wanted, model, {own.first, own.last}));
     }
     return out;
 }

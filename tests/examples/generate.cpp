@@ -115,6 +115,8 @@ TEST_CASE("one part gives the file of no mesh; ranks as threads give the report 
     CHECK(r.at("ranks") == 4);
     CHECK(r.at("backend") == "threads");
     CHECK(r.at("device") == "cpu");
+    CHECK(r.at("devices") == json::array());
+    CHECK(r.at("precision") == "f32");
     CHECK(r.at("model") == "wan_tiny");
     CHECK(r.at("latent") == json({16, 6, 8, 12}));
     CHECK(r.at("steps") == 4);
@@ -449,7 +451,6 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
     refused(at.tiny() + "--output " + at.file("a.gif"), "write it as .safetensors");
     refused(at.tiny() + "--output " + at.file("a.mp4"), ".gif, .png or .safetensors");
     refused(at.tiny() + "--output " + at.file("no/a.safetensors"), "create it first");
-    refused(at.tiny() + "--device cuda", "--device cpu");
     refused(at.tiny() + "--rotation TX", "none of T, H, W");
     refused("--weights " + reference_file("wan_tiny.safetensors").string(), "--text-embedding");
     refused("--weights " + reference_file("schedulers.safetensors").string(), "schedulers");
@@ -469,7 +470,7 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
 TEST_CASE("an interrupt stops all ranks, writes nothing and says so by its status") {
     const workplace at;
     const std::string output = at.file("never.safetensors");
-    const std::string command = "exec " LATPAR_GENERATE " " + at.tiny("16x16x32x32", 1000) +
+    const std::string command = "exec " + program() + ' ' + at.tiny("16x16x32x32", 1000) +
                                 " --mesh latent=2 --output " + output + " 2> " + at.file("log");
     const pid_t child = fork();
     if (child == 0) {

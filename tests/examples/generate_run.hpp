@@ -72,11 +72,17 @@ struct outcome {
     std::string text;  ///< standard output and error
 };
 
+/// The program: $LATPAR_GENERATE_PROGRAM if set, else that of this build.
+inline std::string program() {
+    const char* other = std::getenv("LATPAR_GENERATE_PROGRAM");
+    return other ? other : LATPAR_GENERATE;
+}
+
 inline outcome run(const workplace& at, const std::string& arguments,
                    const std::string& launcher = "") {
     const std::string log = at.file("log");
     const int raw =
-        std::system((launcher + LATPAR_GENERATE " " + arguments + " > " + log + " 2>&1").c_str());
+        std::system((launcher + program() + ' ' + arguments + " > " + log + " 2>&1").c_str());
     return {WIFEXITED(raw) ? WEXITSTATUS(raw) : -1, content(log)};
 }
 
@@ -88,7 +94,7 @@ inline std::vector<float> latent_of(const std::filesystem::path& path) {
 inline int interrupted(const workplace& at, const std::string& arguments, const std::string& text) {
     const std::string log = at.file("log");
     std::ofstream(log).close();
-    const std::string command = "exec " LATPAR_GENERATE " " + arguments + " > " + log + " 2>&1";
+    const std::string command = "exec " + program() + ' ' + arguments + " > " + log + " 2>&1";
     const pid_t child = fork();
     if (child == 0) {
         execl("/bin/sh", "sh", "-c", command.c_str(), static_cast<char*>(nullptr));

@@ -119,8 +119,12 @@ public:
     /// Adds all that it takes to go on from here to a file: the blocks under way with their
     /// history, and the last that is done, which the next sees. On a first rank, between runs.
     ///
-    /// Memory: host. Errors: usage_error during a run, or after one that threw.
-    void save(safetensors_writer& file) const {
+    /// Memory: host; in memory of another space `to_host(view)` gives each tensor as a dense view
+    /// of the host's, valid until the file is written.
+    /// Errors: usage_error during a run, or after one that threw.
+    void save(safetensors_writer& file) const { save(file, std::identity{}); }
+    template <std::invocable<const_latent_view> ToHost>
+    void save(safetensors_writer& file, ToHost&& to_host) const {
         latpar::detail::require(is_first(), "stage ", rank(),
                                 " has no latents to save; stage 0 has them");
         latpar::detail::require(is_whole_,
@@ -131,24 +135,35 @@ public:
         file.set_metadata("dual_paral.iteration", std::to_string(iteration_));
         for (index_t block = first_kept(); block < next_block(); ++block) {
             const latent_state& state = state_of(block);
-            file.add(name_of_block(block, "z"), state.z.view());
+            file.add(name_of_block(block, "z"), to_host(state.z.view()));
             for (std::size_t k = 0; k < state.history.size(); ++k) {
-                file.add(name_of_block(block, std::to_string(k)), state.history[k].view());
+                file.add(name_of_block(block, std::to_string(k)), to_host(state.history[k].view()));
             }
         }
     }
     /// Goes on from where another run was saved, on whatever mesh. On the first rank of every
     /// pipeline.
     ///
+    /// Memory: host; in memory of another space `put(bytes, view)` copies a tensor's bytes into a
+    /// dense view, before the next run.
     /// Errors: usage_error if that was another video: other extents, schedule, guidance or blocks;
     /// io_error for a file that does not hold what it should.
     void restore(const safetensors_file& file) {
+        restore(file, [](std::span<const std::byte> bytes, latent_view to) {
+            latpar::detail::require(to.space == memory_space::host, "the video's latents lie in ",
+                                    latpar::name_of(to.space),
+                                    " memory; pass a function that copies bytes there");
+            std::copy(bytes.begin(), bytes.end(), to.data);
+        });
+    }
+    template <std::invocable<std::span<const std::byte>, latent_view> Put>
+    void restore(const safetensors_file& file, Put&& put) {
         guarded(*this, [&] {
             latpar::detail::require(is_first(), "stage ", rank(),
                                     " has no latents to restore; stage 0 has them");
             restart();
             try {
-                load(file);
+                load(file, put);
             } catch (...) {
                 restart();
                 throw;
@@ -491,12 +506,13 @@ private:
                 finish(at.coming);
                 if (task.is_tail) follows = at.go_on != 0;
                 if (k + 1 == tasks.size() && follows) next = plan_.tasks_of(iteration_ + 1);
-                // The next task comes in while this one is worked on.
-                if (k + 1 < tasks.size()) {
-                    expect(tasks[k + 1], slot_of(number + 1), stream);
-                } else if (follows) {
-                    expect(next.front(), slot_of(number + 1), stream);
-                }
+                const dual_paral_task* after = nullptr;
+                if (k + 1 < tasks.size()) after = &tasks[k + 1];
+                if (k + 1 == tasks.size() && follows) after = &next.front();
+                // The next task comes in while this one is worked on. One that is fed only when
+                // this one is done cannot, and a device that waits for it may load no kernels.
+                const bool comes_early = after && plan_.needs(*after) < number;
+                if (comes_early) expect(*after, slot_of(number + 1), stream);
                 typename Model::context context = model_->prepare(info_of(task), stream);
                 run_layers(task, context, at, stream);
                 if (!is_last()) {
@@ -504,6 +520,7 @@ private:
                 } else {
                     send_back(task, context, at, number, stream);
                 }
+                if (after && !comes_early) expect(*after, slot_of(number + 1), stream);
             }
             ++iteration_;
             tasks = std::move(next);
@@ -550,7 +567,8 @@ private:
         state.z.place(1, channels(), own);
         for (latent_block& h : state.history) h.place(1, channels(), own);
     }
-    void load(const safetensors_file& file) {
+    template <class Put>
+    void load(const safetensors_file& file, Put& put) {
         const auto at = file.metadata().find("dual_paral");
         const auto when = file.metadata().find("dual_paral.iteration");
         const std::string path = file.path().string();
@@ -575,13 +593,15 @@ private:
         for (index_t block = first_kept(); block < next_block(); ++block) {
             latent_state& state = state_of(block);
             place(state, block);
-            load(file, name_of_block(block, "z"), state.z);
+            load(file, name_of_block(block, "z"), state.z, put);
             for (std::size_t k = 0; k < state.history.size(); ++k) {
-                load(file, name_of_block(block, std::to_string(k)), state.history[k]);
+                load(file, name_of_block(block, std::to_string(k)), state.history[k], put);
             }
         }
     }
-    static void load(const safetensors_file& file, const std::string& name, latent_block& to) {
+    template <class Put>
+    static void load(const safetensors_file& file, const std::string& name, latent_block& to,
+                     Put& put) {
         const safetensors_entry& from = file.at(name);
         const latent_view view = to.view();
         latpar::detail::require<io_error>(
@@ -589,7 +609,7 @@ private:
                                                    view.extents.begin(), view.extents.end()),
             file.path().string(), ": '", name, "' is not the ", box_of(spatial_extents(view)),
             " of ", latpar::name_of(view.type), " that the block needs");
-        std::copy(from.data.begin(), from.data.end(), view.data);
+        put(from.data, view);
     }
 
     template <class Noise, class Sink, class GoOn, class StepNoise>
