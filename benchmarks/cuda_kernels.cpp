@@ -5,13 +5,11 @@
 #include <latpar/cuda/memory_resource.hpp>
 #include <latpar/cuda/stream.hpp>
 
-#include <cuda_runtime_api.h>
-#include <nlohmann/json.hpp>
+#include <gpu_benchmark.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <random>
 #include <string>
@@ -20,52 +18,12 @@
 cudaError_t launch_nothing(cudaStream_t stream);
 
 using namespace latpar;
+using gpu_benchmark::median;
+using gpu_benchmark::must;
 
 namespace {
 
 using extents5 = std::array<index_t, 5>;
-
-void must(cudaError_t status) {
-    if (status != cudaSuccess) throw device_error(cudaGetErrorString(status));
-}
-
-double median(std::vector<double> values) {
-    std::nth_element(values.begin(),
-                     values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-    return values[values.size() / 2];
-}
-
-/// Two events about what is queued between them.
-class stopwatch {
-public:
-    explicit stopwatch(stream_ref stream) : stream_(static_cast<cudaStream_t>(stream.handle)) {
-        must(cudaEventCreate(&begin_));
-        must(cudaEventCreate(&end_));
-    }
-    stopwatch(const stopwatch&) = delete;
-    stopwatch& operator=(const stopwatch&) = delete;
-    ~stopwatch() {
-        static_cast<void>(cudaEventDestroy(begin_));
-        static_cast<void>(cudaEventDestroy(end_));
-    }
-
-    /// Seconds on the device.
-    template <class F>
-    double operator()(F&& f) {
-        must(cudaEventRecord(begin_, stream_));
-        f();
-        must(cudaEventRecord(end_, stream_));
-        must(cudaEventSynchronize(end_));
-        float milliseconds = 0;
-        must(cudaEventElapsedTime(&milliseconds, begin_, end_));
-        return 1e-3 * milliseconds;
-    }
-
-private:
-    cudaStream_t stream_;
-    cudaEvent_t begin_ = nullptr;
-    cudaEvent_t end_ = nullptr;
-};
 
 /// The 64-byte sectors that a view touches, each once, and those of them that it covers in part;
 /// its rows lie in rising order.
@@ -156,7 +114,9 @@ public:
 
     /// Times `work`, which touches these bytes, and a copy of as many.
     void large(const std::string& name, index_t touched, const std::function<void()>& work) {
-        stopwatch time(stream_);
+        const auto time = [&](auto&& queued) {
+            return 1e-3 * gpu_benchmark::milliseconds(stream_, queued);
+        };
         std::vector<double> worked;
         std::vector<double> copied;
         const auto handle = static_cast<cudaStream_t>(stream_.ref().handle);
@@ -189,7 +149,9 @@ public:
     /// Times `work`, many calls in a row, and as many empty launches.
     void small(const std::string& name, index_t touched, const std::function<void()>& work) {
         constexpr int calls = 100;
-        stopwatch time(stream_);
+        const auto time = [&](auto&& queued) {
+            return 1e-3 * gpu_benchmark::milliseconds(stream_, queued);
+        };
         const auto handle = static_cast<cudaStream_t>(stream_.ref().handle);
         std::vector<double> worked;
         std::vector<double> empty;
@@ -450,41 +412,10 @@ private:
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-    std::string file_name;
-    nlohmann::json report = {{"benchmark", "cuda_kernels"}};
-    for (int i = 1; i < argc; ++i) {
-        const std::string word = argv[i];
-        const std::size_t equals = word.find('=');
-        if (word.starts_with('-')) {
-            std::fprintf(stderr, "usage: %s [results.json] [KEY=TEXT, such as commit=...]...\n",
-                         argv[0]);
-            return 2;
-        }
-        if (equals == std::string::npos) {
-            file_name = word;
-        } else {
-            report[word.substr(0, equals)] = word.substr(equals + 1);
-        }
-    }
-    if (cuda::device_count() == 0) {
-        std::fprintf(stderr, "there is no CUDA device\n");
-        return 1;
-    }
-    int runtime = 0;
-    must(cudaRuntimeGetVersion(&runtime));
-    report["device"] = cuda::device_name(cuda::current_device());
-    report["cuda_runtime"] = runtime;
-    benchmark all;
-    all.run();
-    report["rows"] = all.rows();
-    if (!file_name.empty()) {
-        std::ofstream file(file_name);
-        file << report.dump(2) << '\n';
-        if (!file.good()) throw io_error(file_name + " cannot be written");
-    }
-    return 0;
-} catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
+int main(int argc, char** argv) {
+    return gpu_benchmark::run(argc, argv, "cuda_kernels", 1, [](nlohmann::json& report) {
+        benchmark all;
+        all.run();
+        report["rows"] = all.rows();
+    });
 }

@@ -9,43 +9,17 @@
 #include <latpar/layer/ulysses.hpp>
 #include <latpar/nccl/communicator.hpp>
 
-#include <cuda_runtime_api.h>
-#include <nlohmann/json.hpp>
+#include <gpu_benchmark.hpp>
 
-#include <algorithm>
-#include <cstdio>
-#include <fstream>
-#include <string>
+#include <array>
 #include <vector>
 
 using namespace latpar;
+using gpu_benchmark::event;
+using gpu_benchmark::median;
+using gpu_benchmark::must;
 
 namespace {
-
-void must(cudaError_t status) {
-    if (status != cudaSuccess) throw device_error(cudaGetErrorString(status));
-}
-
-class event {
-public:
-    event() { must(cudaEventCreate(&handle_)); }
-    event(const event&) = delete;
-    event& operator=(const event&) = delete;
-    ~event() { static_cast<void>(cudaEventDestroy(handle_)); }
-
-    void record(stream_ref stream) {
-        must(cudaEventRecord(handle_, static_cast<cudaStream_t>(stream.handle)));
-    }
-    [[nodiscard]] double milliseconds_since(const event& begin) const {
-        must(cudaEventSynchronize(handle_));
-        float out = 0;
-        must(cudaEventElapsedTime(&out, begin.handle_, handle_));
-        return out;
-    }
-
-private:
-    cudaEvent_t handle_ = nullptr;
-};
 
 /// An attention that does nothing but take the time.
 struct clock_in_between {
@@ -55,12 +29,6 @@ struct clock_in_between {
         reached->record(stream);
     }
 };
-
-double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-}
 
 struct shape {
     index_t tokens;  ///< of all ranks
@@ -153,58 +121,38 @@ nlohmann::json measure(nccl::communicator& comm, const shape& s, dtype type) {
             {"back_over_bare", median(back) / median(bare_back)}};
 }
 
-}  // namespace
-
-int main(int argc, char** argv) try {
-    std::string file_name;
-    nlohmann::json report = {{"benchmark", "ulysses_exchange"}};
-    for (int i = 1; i < argc; ++i) {
-        const std::string word = argv[i];
-        const std::size_t equals = word.find('=');
-        if (word.starts_with('-')) {
-            std::fprintf(stderr, "usage: %s [results.json] [KEY=TEXT, such as commit=...]...\n",
-                         argv[0]);
-            return 2;
-        }
-        if (equals == std::string::npos) {
-            file_name = word;
-        } else {
-            report[word.substr(0, equals)] = word.substr(equals + 1);
-        }
-    }
-    if (cuda::device_count() < 2) {
-        std::fprintf(stderr, "two CUDA devices are needed, there are %d\n", cuda::device_count());
-        return 1;
-    }
-    report["device"] = cuda::device_name(0);
+void measure_all(nlohmann::json& report) {
     report["rows"] = nlohmann::json::array();
     const std::vector<shape> shapes{
         {32760, 12, 128}, {20280, 12, 128}, {75600, 40, 128}, {32760, 24, 64}};
     for (const shape& s : shapes) {
-        std::array<nlohmann::json, 2> rows;
-        thread_team(2).run([&](thread_communicator& threads) {
-            cuda::set_device(threads.rank());
-            auto comm = nccl::communicator::over(threads.duplicate());
-            rows[static_cast<std::size_t>(comm.rank())] = measure(comm, s, dtype::bf16);
-        });
-        // An exchange is done when the slower rank has it.
-        nlohmann::json& row = rows[rows[0]["qkv_ms"] < rows[1]["qkv_ms"] ? 1 : 0];
-        std::printf(
-            "[%5lld, %2lld, %3lld] bf16: q, k, v %.3f ms, %.2f of bare NCCL (%.0f GB/s); "
-            "back %.3f ms, %.2f of bare NCCL\n",
-            static_cast<long long>(s.tokens), static_cast<long long>(s.heads),
-            static_cast<long long>(s.head_dim), row["qkv_ms"].get<double>(),
-            row["qkv_over_bare"].get<double>(), row["qkv_bare_gb_per_s"].get<double>(),
-            row["back_ms"].get<double>(), row["back_over_bare"].get<double>());
-        report["rows"].push_back(std::move(row));
+        for (const bool directly : {false, true}) {
+            std::array<nlohmann::json, 2> rows;
+            thread_team(2).run([&](thread_communicator& threads) {
+                cuda::set_device(threads.rank());
+                nccl::options wanted;
+                wanted.writes_directly = directly;
+                auto comm = nccl::communicator::over(threads.duplicate(), wanted);
+                rows[static_cast<std::size_t>(comm.rank())] = measure(comm, s, dtype::bf16);
+            });
+            // An exchange is done when the slower rank has it.
+            nlohmann::json& row = rows[rows[0]["qkv_ms"] < rows[1]["qkv_ms"] ? 1 : 0];
+            row["writes_directly"] = directly;
+            std::printf(
+                "[%5lld, %2lld, %3lld] bf16 %s: q, k, v %.3f ms, %.2f of bare NCCL (%.0f "
+                "GB/s); back %.3f ms, %.2f of bare NCCL\n",
+                static_cast<long long>(s.tokens), static_cast<long long>(s.heads),
+                static_cast<long long>(s.head_dim), directly ? "directly" : "by messages",
+                row["qkv_ms"].get<double>(), row["qkv_over_bare"].get<double>(),
+                row["qkv_bare_gb_per_s"].get<double>(), row["back_ms"].get<double>(),
+                row["back_over_bare"].get<double>());
+            report["rows"].push_back(std::move(row));
+        }
     }
-    if (!file_name.empty()) {
-        std::ofstream file(file_name);
-        file << report.dump(2) << '\n';
-        if (!file.good()) throw io_error(file_name + " cannot be written");
-    }
-    return 0;
-} catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    return gpu_benchmark::run(argc, argv, "ulysses_exchange", 2, measure_all);
 }

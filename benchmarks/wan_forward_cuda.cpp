@@ -4,15 +4,12 @@
 #include <latpar/cuda/memory_resource.hpp>
 #include <latpar/cuda/stream.hpp>
 
-#include <cuda_runtime_api.h>
-#include <nlohmann/json.hpp>
+#include <gpu_benchmark.hpp>
 #include <wan/cuda/kernels.hpp>
 #include <wan/cuda/transformer.hpp>
 
-#include <algorithm>
 #include <array>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -30,33 +27,15 @@ constexpr index_t text_tokens = 512;
 /// What cuBLAS reaches on an H200 on large bfloat16 products of random numbers.
 constexpr double peak_tflops = 790;
 
-void must(cudaError_t status) {
-    if (status != cudaSuccess) throw device_error(cudaGetErrorString(status));
-}
-
 /// Milliseconds on the device: the median of `repeats` after one that is not counted.
 template <class Work>
 double milliseconds(stream_ref stream, int repeats, const Work& work) {
-    const auto queue = static_cast<cudaStream_t>(stream.handle);
-    cudaEvent_t begin = nullptr;
-    cudaEvent_t end = nullptr;
-    must(cudaEventCreate(&begin));
-    must(cudaEventCreate(&end));
     work();
     std::vector<double> taken;
     for (int i = 0; i < repeats; ++i) {
-        must(cudaEventRecord(begin, queue));
-        work();
-        must(cudaEventRecord(end, queue));
-        must(cudaEventSynchronize(end));
-        float out = 0;
-        must(cudaEventElapsedTime(&out, begin, end));
-        taken.push_back(out);
+        taken.push_back(gpu_benchmark::milliseconds(stream, work));
     }
-    must(cudaEventDestroy(begin));
-    must(cudaEventDestroy(end));
-    std::ranges::nth_element(taken, taken.begin() + std::ssize(taken) / 2);
-    return taken[taken.size() / 2];
+    return gpu_benchmark::median(std::move(taken));
 }
 
 void fill(latent& to) {
@@ -141,40 +120,16 @@ nlohmann::json measure(std::shared_ptr<const wan::cuda::weights> weights, memory
 }  // namespace
 
 // wan_forward_cuda [results.json] [KEY=TEXT, such as commit=...]...
-int main(int argc, char** argv) try {
-    std::string file_name;
-    nlohmann::json report = {{"benchmark", "wan_forward_cuda"},
-                             {"model", "Wan 2.1 1.3B, random weights"},
-                             {"text_tokens", text_tokens},
-                             {"peak_tflops", peak_tflops}};
-    for (int i = 1; i < argc; ++i) {
-        const std::string word = argv[i];
-        const std::size_t equals = word.find('=');
-        if (word.starts_with('-')) {
-            std::fprintf(stderr, "usage: %s [results.json] [KEY=TEXT, such as commit=...]...\n",
-                         argv[0]);
-            return 2;
+int main(int argc, char** argv) {
+    return gpu_benchmark::run(argc, argv, "wan_forward_cuda", 1, [](nlohmann::json& report) {
+        report["model"] = "Wan 2.1 1.3B, random weights";
+        report["text_tokens"] = text_tokens;
+        report["peak_tflops"] = peak_tflops;
+        cuda::device_memory memory;
+        const auto config = wan::parse_config(shape, "Wan 2.1 1.3B");
+        const auto weights = wan::cuda::random_weights(config, dtype::bf16, memory.source(), 1);
+        for (const int frames : {49, 81}) {
+            report["cases"].push_back(measure(weights, memory.source(), frames, 3));
         }
-        if (equals == std::string::npos) {
-            file_name = word;
-        } else {
-            report[word.substr(0, equals)] = word.substr(equals + 1);
-        }
-    }
-    if (cuda::device_count() == 0) {
-        std::fprintf(stderr, "no CUDA device\n");
-        return 1;
-    }
-    report["device"] = cuda::device_name(cuda::current_device());
-    cuda::device_memory memory;
-    const auto config = wan::parse_config(shape, "Wan 2.1 1.3B");
-    const auto weights = wan::cuda::random_weights(config, dtype::bf16, memory.source(), 1);
-    for (const int frames : {49, 81}) {
-        report["cases"].push_back(measure(weights, memory.source(), frames, 3));
-    }
-    if (!file_name.empty()) std::ofstream(file_name) << report.dump(1) << '\n';
-    return 0;
-} catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
+    });
 }

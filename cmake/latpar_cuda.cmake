@@ -16,6 +16,7 @@ add_library(latpar_cuda
     cuda/memory_resource.cpp
     cuda/philox_noise.cu
     cuda/staged.cpp
+    cuda/step_scalars.cu
     cuda/stream.cpp)
 add_library(latpar::cuda ALIAS latpar_cuda)
 set_target_properties(latpar_cuda PROPERTIES EXPORT_NAME cuda)

@@ -31,4 +31,21 @@ combination_task plan_combination(std::span<const const_latent_view> inputs,
     return out;
 }
 
+remote_combination plan_remote_combination(std::span<const const_latent_view> inputs,
+                                           const float* coefficients,
+                                           std::span<const latent_view> outputs) {
+    std::array<float, kernel::max_operands * kernel::max_operands> reads{};
+    remote_combination out;
+    std::size_t column = 0;
+    for (std::size_t k = 0; k < inputs.size(); ++k) {
+        if (inputs[k].data == nullptr) continue;
+        out.coefficients.input_of[column++] = static_cast<std::uint8_t>(k);
+        for (std::size_t r = 0; r < outputs.size(); ++r) reads[r * inputs.size() + k] = 1;
+    }
+    out.coefficients.values = coefficients;
+    out.coefficients.inputs = static_cast<std::uint32_t>(inputs.size());
+    out.task = plan_combination(inputs, {reads.data(), inputs.size() * outputs.size()}, outputs);
+    return out;
+}
+
 }  // namespace latpar::inline v0::cuda::detail

@@ -38,6 +38,16 @@ __global__ void __launch_bounds__(block_threads)
                             blockIdx.x * combination_items(Rows) * block_threads + threadIdx.x);
 }
 
+template <int Rows>
+__global__ void __launch_bounds__(block_threads)
+    remote_combination_kernel(const __grid_constant__ remote_combination remote) {
+    __shared__ float values[kernel::max_operands * kernel::max_operands];
+    fetch_coefficients(remote.task, remote.coefficients, threadIdx.x, values);
+    __syncthreads();
+    combination_share<Rows>(remote.task, table_of(remote.task, values),
+                            blockIdx.x * combination_items(Rows) * block_threads + threadIdx.x);
+}
+
 /// Blocks that a multiprocessor is to hold: what keeps enough loads in flight.
 constexpr int stitch_blocks(int rows, bool cuts_rows) {
     if (rows == 0 || (rows == 1 && !cuts_rows)) return 4;
@@ -133,6 +143,21 @@ void kernels::linear_combination(std::span<const const_latent_view> inputs,
             launch(combination_kernel<Rows>,
                    blocks_for(task.shape.items, combination_items(Rows) * block_threads), stream,
                    "linear_combination", task);
+        });
+    });
+}
+
+void kernels::linear_combination(std::span<const const_latent_view> inputs,
+                                 const device_coefficients& coefficients,
+                                 std::span<const latent_view> outputs, stream_ref stream) const {
+    kernel::detail::check_remote_combination(inputs, coefficients.count, outputs, space());
+    latpar::detail::require(coefficients.values != nullptr || coefficients.count == 0,
+                            "coefficients in device memory were to be read at a null pointer");
+    run_remote_combination(inputs, coefficients.values, outputs, [&](const auto& remote) {
+        visit_rows(remote.task.rows, [&]<int Rows>() {
+            launch(remote_combination_kernel<Rows>,
+                   blocks_for(remote.task.shape.items, combination_items(Rows) * block_threads),
+                   stream, "linear_combination", remote);
         });
     });
 }

@@ -72,11 +72,10 @@ void set_operands(Task& out, std::span<const const_latent_view> inputs, const co
                                                 std::span<const float> coefficients,
                                                 std::span<const latent_view> outputs);
 
-/// Calls launch(task) for each block of the latents.
-template <class Launch>
-void run_combination(std::span<const const_latent_view> inputs, std::span<const float> coefficients,
-                     std::span<const latent_view> outputs, Launch&& launch,
-                     index_t limit = max_positions) {
+/// Calls f(inputs, outputs) for each block of the latents.
+template <class F>
+void for_each_combination(std::span<const const_latent_view> inputs,
+                          std::span<const latent_view> outputs, index_t limit, F&& f) {
     if (outputs.empty()) return;
     std::array<const_latent_view, kernel::max_operands> in;
     std::array<latent_view, kernel::max_operands> out;
@@ -87,8 +86,70 @@ void run_combination(std::span<const const_latent_view> inputs, std::span<const 
         for (std::size_t r = 0; r < outputs.size(); ++r) {
             out[r] = block_of(outputs[r], origin, extents);
         }
-        launch(plan_combination({in.data(), inputs.size()}, coefficients,
-                                {out.data(), outputs.size()}));
+        f(std::span<const const_latent_view>(in.data(), inputs.size()),
+          std::span<const latent_view>(out.data(), outputs.size()));
+    });
+}
+
+/// Calls launch(task) for each block of the latents.
+template <class Launch>
+void run_combination(std::span<const const_latent_view> inputs, std::span<const float> coefficients,
+                     std::span<const latent_view> outputs, Launch&& launch,
+                     index_t limit = max_positions) {
+    for_each_combination(inputs, outputs, limit, [&](auto in, auto out) {
+        launch(plan_combination(in, coefficients, out));
+    });
+}
+
+/// Where the coefficients of a task lie: in itself, or where they are read when it runs.
+struct coefficient_table {
+    const float* values;   ///< [rows, Task::max_columns]
+    std::uint32_t summed;  ///< as the task's
+};
+
+/// Coefficients in device memory, and which of them a task's columns have.
+struct remote_coefficients {
+    const float* values = nullptr;  ///< [rows, inputs]
+    std::uint32_t inputs = 0;
+    std::uint8_t input_of[kernel::max_operands] = {};  ///< of each column
+};
+/// A task that reads every input which has memory; its own coefficients say nothing.
+struct remote_combination {
+    combination_task task;
+    remote_coefficients coefficients;
+};
+[[nodiscard]] remote_combination plan_remote_combination(std::span<const const_latent_view> inputs,
+                                                         const float* coefficients,
+                                                         std::span<const latent_view> outputs);
+
+/// One thread's part of bringing them to `values` [rows, max_columns].
+LATPAR_DEVICE void fetch_coefficients(const combination_task& task, const remote_coefficients& from,
+                                      std::uint32_t thread, float* values) {
+    for (std::uint32_t i = thread; i < task.rows * task.columns; i += block_threads) {
+        const std::uint32_t r = i / task.columns;
+        const std::uint32_t k = i % task.columns;
+        values[r * combination_task::max_columns + k] =
+            from.values[r * from.inputs + from.input_of[k]];
+    }
+}
+/// The table of coefficients that were brought.
+LATPAR_DEVICE coefficient_table table_of(const combination_task& task, const float* values) {
+    coefficient_table out{values, 0};
+    for (std::uint32_t r = 0; r < task.rows; ++r) {
+        for (std::uint32_t k = 0; k < task.columns; ++k) {
+            if (values[r * combination_task::max_columns + k] != 0) out.summed |= 1u << r;
+        }
+    }
+    return out;
+}
+
+/// Calls launch(remote) for each block of the latents.
+template <class Launch>
+void run_remote_combination(std::span<const const_latent_view> inputs, const float* coefficients,
+                            std::span<const latent_view> outputs, Launch&& launch,
+                            index_t limit = max_positions) {
+    for_each_combination(inputs, outputs, limit, [&](auto in, auto out) {
+        launch(plan_remote_combination(in, coefficients, out));
     });
 }
 
@@ -132,7 +193,8 @@ LATPAR_DEVICE void add_terms(std::uint32_t rows, const float* coefficients, std:
 /// items in a tensor. stitch(terms) makes the terms that are added before column task.stitched;
 /// it is called while the first columns are on their way.
 template <int Rows, int Items, class Task, class RowsOf, class Stitch>
-LATPAR_DEVICE void combine_items(const Task& task, const RowsOf& rows_of, const int (&end)[Items],
+LATPAR_DEVICE void combine_items(const Task& task, const coefficient_table& table,
+                                 const RowsOf& rows_of, const int (&end)[Items],
                                  const Stitch& stitch) {
     constexpr std::uint32_t ahead = 4 / Items;
     // Minus zero plus a first term is that term, to the bit.
@@ -142,7 +204,7 @@ LATPAR_DEVICE void combine_items(const Task& task, const RowsOf& rows_of, const 
         LATPAR_UNROLL
         for (int u = 0; u < Items; ++u) {
             LATPAR_UNROLL
-            for (int e = 0; e < 4; ++e) sums[r][u][e] = (task.summed >> r) & 1u ? -0.0f : 0.0f;
+            for (int e = 0; e < 4; ++e) sums[r][u][e] = (table.summed >> r) & 1u ? -0.0f : 0.0f;
         }
     }
 
@@ -169,7 +231,7 @@ LATPAR_DEVICE void combine_items(const Task& task, const RowsOf& rows_of, const 
             if (k >= task.columns) continue;
             float terms[Items][4];
             widen_items(task.input_types[k], values[j], terms);
-            add_terms(task.rows, &task.coefficients[0][k], Task::max_columns, terms, sums);
+            add_terms(task.rows, table.values + k, Task::max_columns, terms, sums);
         }
     }
 
@@ -185,7 +247,8 @@ LATPAR_DEVICE void combine_items(const Task& task, const RowsOf& rows_of, const 
 
 /// The share of one thread that begins at `first`, for at most `Rows` outputs.
 template <int Rows>
-LATPAR_DEVICE void combination_share(const combination_task& task, std::uint32_t first) {
+LATPAR_DEVICE void combination_share(const combination_task& task, const coefficient_table& table,
+                                     std::uint32_t first) {
     constexpr int items = static_cast<int>(combination_items(Rows));
     item_place at[items];
     int end[items];
@@ -205,7 +268,11 @@ LATPAR_DEVICE void combination_share(const combination_task& task, std::uint32_t
                       static_cast<std::int64_t>(at[u].in_row) * 4 * tensor.step;
         }
     };
-    combine_items<Rows, items>(task, rows_of, end, [](float(&)[items][4]) {});
+    combine_items<Rows, items>(task, table, rows_of, end, [](float(&)[items][4]) {});
+}
+template <int Rows>
+LATPAR_DEVICE void combination_share(const combination_task& task, std::uint32_t first) {
+    combination_share<Rows>(task, {&task.coefficients[0][0], task.summed}, first);
 }
 
 }  // namespace latpar::inline v0::cuda::detail

@@ -354,14 +354,15 @@ LATPAR_DEVICE void stitch_share(const Task& task, const float* weights, std::uin
         store_items(task.output_types[0], to, task.outputs[0].step, task.output_widths[0], at.end,
                     stitched);
     } else {
-        combine_items<Rows, items>(task, rows_of, at.end, [&](float(&stitched)[items][4]) {
-            stitch_items_at(task, weights, at, stitched);
-            if (task.stitched_type == dtype::bf16) {
-                round_items<bfloat16>(stitched);
-            } else if (task.stitched_type == dtype::f16) {
-                round_items<float16>(stitched);
-            }
-        });
+        combine_items<Rows, items>(task, {&task.coefficients[0][0], task.summed}, rows_of, at.end,
+                                   [&](float(&stitched)[items][4]) {
+                                       stitch_items_at(task, weights, at, stitched);
+                                       if (task.stitched_type == dtype::bf16) {
+                                           round_items<bfloat16>(stitched);
+                                       } else if (task.stitched_type == dtype::f16) {
+                                           round_items<float16>(stitched);
+                                       }
+                                   });
     }
 }
 

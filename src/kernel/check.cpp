@@ -180,6 +180,16 @@ void check_linear_combination(std::span<const const_latent_view> inputs,
     check_combination(inputs, coefficients, outputs, inputs.size(), space);
 }
 
+void check_remote_combination(std::span<const const_latent_view> inputs, std::size_t coefficients,
+                              std::span<const latent_view> outputs, memory_space space) {
+    std::array<float, max_operands * max_operands> reads{};
+    for (std::size_t i = 0; i < reads.size() && !inputs.empty(); ++i) {
+        reads[i] = inputs[i % inputs.size()].data == nullptr ? 0.0f : 1.0f;
+    }
+    check_linear_combination(inputs, {reads.data(), std::min(coefficients, reads.size())}, outputs,
+                             space);
+}
+
 void check_stitch_combination(const stitched_input& stitched,
                               std::span<const const_latent_view> inputs,
                               std::span<const float> coefficients,

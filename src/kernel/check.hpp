@@ -25,6 +25,11 @@ void check_linear_combination(std::span<const const_latent_view> inputs,
                               std::span<const float> coefficients,
                               std::span<const latent_view> outputs, memory_space space);
 
+/// The same with coefficients that are not known yet, so many of them: every input that has memory
+/// may be read.
+void check_remote_combination(std::span<const const_latent_view> inputs, std::size_t coefficients,
+                              std::span<const latent_view> outputs, memory_space space);
+
 /// Errors: usage_error if the values of `count_non_finite` cannot be read.
 void check_count(const const_latent_view& values, memory_space space);
 

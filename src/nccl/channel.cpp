@@ -6,11 +6,11 @@
 #include <nccl/channel.hpp>
 #include <nccl/check.hpp>
 #include <nccl/text.hpp>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -35,12 +35,17 @@ private:
     int rounds_ = 0;
 };
 
-/// The device and the host that it is in, for ranks to compare.
+/// The device, by its own number and by where it is, for ranks to compare.
 std::string name_of_device(int device) {
-    std::array<char, 64> bus{};
-    check(cudaDeviceGetPCIBusId(bus.data(), bus.size(), device), "asking where device ", device,
-          " is");
-    return concat("GPU ", bus.data(), " of ", host_name());
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, device), "asking for device ", device);
+    return concat("GPU ", hex_of(properties.uuid.bytes, sizeof properties.uuid.bytes), " (",
+                  properties.name, ')');
+}
+
+std::string text_of(const options& wanted) {
+    return concat(wanted.timeout.count(), " ms",
+                  wanted.writes_directly ? ", writing directly" : "");
 }
 
 /// Errors: usage_error if two ranks have one device.
@@ -78,7 +83,7 @@ channel::channel(any_communicator bootstrap, const options& wanted, std::shared_
       family_(std::move(kin)),
       rank_(bootstrap_.rank()),
       size_(bootstrap_.size()) {
-    agree_on(bootstrap_, "the timeout of the NCCL communicator in ms", options_.timeout.count());
+    agree_on(bootstrap_, "the options of the NCCL communicator", text_of(options_));
     std::optional<std::string> complaint;
     std::string device = "no device";
     std::string id;
@@ -104,16 +109,18 @@ channel::channel(any_communicator bootstrap, const options& wanted, std::shared_
         agree_no_error(bootstrap_, complaint);
         if (size_ > 1) {
             require_own_devices(bootstrap_.control_all_gather(device));
-            const std::string process = concat(getpid(), " of ", host_name());
+            const std::string& process = process_name();
             shares_process_ =
                 std::ranges::count(bootstrap_.control_all_gather(process), process) > 1;
             const std::string id_of_all = bootstrap_.control_all_gather(id).front();
-            comm_ = adopted;
             // The first error of any rank is that of all, and nobody waits for one that has left.
             guarded(bootstrap_, [&] {
+                comm_ = adopted;
                 if (comm_ == nullptr) create(id_of_all);
                 warm_up();
             });
+        } else {
+            comm_ = adopted;
         }
         const std::lock_guard lock(family_->mutex);
         family_->members.push_back(this);
@@ -136,6 +143,7 @@ void channel::create(const std::string& id) {
     from_hex(id, &made, sizeof made);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
+    is_queueing_ = true;
     settle(ncclCommInitRankConfig(&comm_, size_, made, rank_, &config),
            "creating an NCCL communicator");
 }
@@ -162,15 +170,19 @@ void channel::add_greetings(flight& f) const {
 void channel::tear_down() noexcept {
     try {
         // An exchange that no peer will meet any more ends with its communicator.
+        const clock::time_point limit = clock::now() + options_.timeout;
         patience waiting;
-        while (comm_ != nullptr && is_at_work()) {
+        while (comm_ != nullptr && !has_graphs_ && is_at_work()) {
             if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
+            if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
             throw_if_failed();
             waiting.wait();
         }
-        if (comm_ != nullptr && !shares_process_) {
+        if (comm_ != nullptr && failure_.empty() && has_graphs_) {
+            family_->end({std::exchange(comm_, nullptr), device_, true, true});
+        } else if (comm_ != nullptr && failure_.empty()) {
             settle(ncclCommFinalize(comm_), "ending an NCCL communicator");
-            static_cast<void>(ncclCommDestroy(std::exchange(comm_, nullptr)));
+            if (!shares_process_) static_cast<void>(ncclCommDestroy(std::exchange(comm_, nullptr)));
         }
     } catch (...) {
         end("it could not be ended");
@@ -184,8 +196,47 @@ void channel::tear_down() noexcept {
     if (greetings_ != nullptr) static_cast<void>(cudaFree(greetings_));
 }
 
+void channel::let_go() noexcept {
+    if (comm_ == nullptr) return;
+    try {
+        const std::lock_guard lock(family_->mutex);
+        family_->retired.push_back({comm_, device_, failure_.empty(), false});
+    } catch (const std::bad_alloc&) {
+        // Its memory is lost with the rest.
+    }
+    comm_ = nullptr;
+}
+
+void family::end(const retiree& r) {
+    const auto end_it = [r] {
+        static_cast<void>(cudaSetDevice(r.device));
+        static_cast<void>(r.is_sound ? ncclCommDestroy(r.comm) : ncclCommAbort(r.comm));
+    };
+    try {
+        std::jthread ender(end_it);
+        const std::lock_guard lock(mutex);
+        if (r.has_graphs) {
+            ender.detach();  // they may outlive all of this
+        } else {
+            enders.push_back(std::move(ender));
+        }
+    } catch (const std::system_error&) {
+        end_it();  // without threads, here and now
+    }
+}
+
+family::~family() {
+    enders.clear();
+    for (const retiree& r : retired) {
+        static_cast<void>(r.is_sound ? ncclCommDestroy(r.comm) : ncclCommAbort(r.comm));
+    }
+}
+
 void channel::hear() {
-    if (!failure_.empty()) throw comm_error(failure_);
+    if (!failure_.empty()) {
+        if (std::exchange(is_broken_, false)) bootstrap_.abort(failure_);
+        throw comm_error(failure_);
+    }
     try {
         // Moves nothing, and throws if a rank has aborted.
         any_request nothing = bootstrap_.start_exchange({}, {});
@@ -194,21 +245,6 @@ void channel::hear() {
         fail(error.what());
         throw;
     }
-}
-
-void channel::let_go() noexcept {
-    if (comm_ == nullptr) return;
-    const std::lock_guard lock(family_->mutex);
-    try {
-        family_->retired.push_back(comm_);
-    } catch (const std::bad_alloc&) {
-        // Its memory is lost with the rest.
-    }
-    comm_ = nullptr;
-}
-
-family::~family() {
-    for (ncclComm_t comm : retired) static_cast<void>(ncclCommAbort(comm));
 }
 
 void channel::throw_if_failed() {
@@ -239,6 +275,7 @@ void channel::settle(ncclResult_t status, const char* doing) {
         waiting.wait();
         if (ncclCommGetAsyncError(comm_, &status) != ncclSuccess) status = ncclSystemError;
     }
+    is_queueing_ = false;
     if (status == ncclSuccess) return;
     const std::string reason = failure_text(status, comm_, doing);
     abort(reason);
@@ -246,15 +283,21 @@ void channel::settle(ncclResult_t status, const char* doing) {
 }
 
 bool channel::is_at_work() const noexcept {
-    return last_ != nullptr && cudaEventQuery(last_) == cudaErrorNotReady;
+    if (has_graphs_) return true;  // nobody can tell what is replayed
+    if (last_ == nullptr) return false;
+    const cudaError_t status = cudaEventQuery(last_);
+    // What is wrong with it is not to be found by whoever asks CUDA next.
+    if (status != cudaSuccess && status != cudaErrorNotReady) {
+        static_cast<void>(cudaGetLastError());
+    }
+    return status == cudaErrorNotReady;
 }
 
 void channel::end(std::string_view reason) noexcept {
     if (failure_.empty()) failure_ = reason.empty() ? "aborted without a reason" : reason;
     // What is not at work may be let go of in the end.
-    if (comm_ != nullptr && (is_at_work() || !shares_process_)) {
-        static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
-    }
+    if (comm_ == nullptr || (shares_process_ && !is_queueing_ && !is_at_work())) return;
+    family_->end({std::exchange(comm_, nullptr), device_, false, has_graphs_});
 }
 
 void channel::fail(std::string_view reason) {
@@ -268,13 +311,14 @@ void channel::fail(std::string_view reason) {
     }
     for (channel* other : others) {
         if (other == this || other->comm_ == nullptr || !other->is_at_work()) continue;
-        other->bootstrap_.abort(reason);
+        other->is_broken_ = true;
         other->end(reason);
     }
 }
 
 void channel::abort(std::string_view reason) {
     bootstrap_.abort(reason);
+    is_broken_ = false;
     try {
         hear();  // what the bootstrap tells every rank, who aborted included
     } catch (const comm_error&) {

@@ -8,6 +8,7 @@
 
 #include <deque>
 #include <mutex>
+#include <thread>
 
 namespace latpar::inline v0::nccl::detail {
 
@@ -33,11 +34,22 @@ struct family {
     family& operator=(const family&) = delete;
     ~family();
 
+    struct retiree {
+        ncclComm_t comm;
+        int device;
+        bool is_sound;    ///< else it is aborted
+        bool has_graphs;  ///< which NCCL waits for
+    };
+    /// Ends what NCCL does for a communicator, on the device too. It is on its way when this
+    /// returns: NCCL then waits for the device, which may wait for another that is ended next.
+    void end(const retiree& r);
+
     std::mutex mutex;
     std::vector<channel*> members;
-    /// NCCL's of those that are gone, where ranks share a process: NCCL gives back the memory of
-    /// all of them at once, which waits for their devices, and those for what other members do.
-    std::vector<ncclComm_t> retired;
+    /// Those that are gone, where ranks share a process: NCCL gives back the memory of all of its
+    /// ranks at once, which waits for their devices, and those for what other members do.
+    std::vector<retiree> retired;
+    std::vector<std::jthread> enders;
 };
 
 class channel : public std::enable_shared_from_this<channel> {
@@ -75,8 +87,10 @@ public:
         throw_if_failed();
         flight& f = take();
         try {
+            require_own_device();
             prepare(f, user);
             begin(f);
+            is_queueing_ = true;
             settle(call(stream_), name);
             finish(f);
         } catch (...) {
@@ -96,6 +110,17 @@ private:
 
     /// Errors: comm_error if a rank has aborted.
     void hear();
+    /// Calls f; if that ends with what the bootstrap has heard of, so does everything else.
+    template <class F>
+    void listening(F&& f) {
+        try {
+            f();
+        } catch (const comm_error&) {
+            throw_if_failed();
+            throw;
+        }
+    }
+    void require_own_device() const;
     /// The same, and if NCCL reports an error of its own.
     void throw_if_failed();
     /// Waits until NCCL has taken what it was given. Errors: comm_error; the communicator is then
@@ -132,7 +157,10 @@ private:
     bool shares_process_ = false;  ///< with another rank
     ncclComm_t comm_ = nullptr;
     cudaStream_t stream_ = nullptr;
-    cudaEvent_t last_ = nullptr;  ///< of the latest exchange that was begun
+    cudaEvent_t last_ = nullptr;  ///< of the latest exchange that was begun and not captured
+    bool is_queueing_ = false;    ///< NCCL has been given something that it may not have taken yet
+    bool has_graphs_ = false;     ///< something was captured
+    bool is_broken_ = false;      ///< failed here, and the peers do not know yet
     std::byte* greetings_ = nullptr;
     std::string failure_;
     std::deque<flight> flights_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // nccl::communicator and nccl::request: thin handles on a channel.
+#include <latpar/comm/agreement.hpp>
 #include <latpar/nccl/communicator.hpp>
 
 #include <cuda/detail/check.hpp>
@@ -20,6 +21,11 @@ communicator communicator::over(any_communicator bootstrap, const options& wante
 
 communicator communicator::adopt(ncclComm_t comm, any_communicator bootstrap,
                                  const options& wanted) {
+    // On every rank, or the others would wait.
+    latpar::agree_no_error(
+        bootstrap, comm != nullptr
+                       ? std::nullopt
+                       : std::optional<std::string>("a null NCCL communicator was to be adopted"));
     return communicator(std::make_shared<detail::channel>(
         std::move(bootstrap), wanted, std::make_shared<detail::family>(), comm));
 }

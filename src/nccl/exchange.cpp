@@ -47,14 +47,18 @@ void channel::give_back(flight& f) noexcept {
     idle_.push_back(&f);
 }
 
-request channel::start(std::span<const send_op> sends, std::span<const recv_op> recvs,
-                       stream_ref stream) {
-    throw_if_failed();
-    check_operations(size_, sends, recvs, [](memory_space) { return true; });
+void channel::require_own_device() const {
     int current = -1;
     check(cudaGetDevice(&current), "asking for the current device");
     require(current == device_, "the communicator belongs to device ", device_,
             ", the current one is ", current, "; make the same current in every call");
+}
+
+request channel::start(std::span<const send_op> sends, std::span<const recv_op> recvs,
+                       stream_ref stream) {
+    throw_if_failed();
+    check_operations(size_, sends, recvs, [](memory_space) { return true; });
+    require_own_device();
     flight& f = take();
     try {
         for (const send_op& op : sends) {
@@ -64,13 +68,15 @@ request channel::start(std::span<const send_op> sends, std::span<const recv_op> 
             (op.space == memory_space::host ? f.host_recvs : f.recvs).push_back(op);
         }
         check_own(f);
+        // The host's first: what it refuses is not on the device then.
+        if (!f.host_sends.empty() || !f.host_recvs.empty()) {
+            listening(
+                [&] { f.host.emplace(bootstrap_.start_exchange(f.host_sends, f.host_recvs)); });
+        }
         f.on_device = !f.sends.empty() || !f.recvs.empty();
         if (f.on_device) {
             prepare(f, stream);
             launch(f);
-        }
-        if (!f.host_sends.empty() || !f.host_recvs.empty()) {
-            f.host.emplace(bootstrap_.start_exchange(f.host_sends, f.host_recvs));
         }
     } catch (...) {
         give_back(f);
@@ -90,8 +96,14 @@ void channel::begin(flight& f) {
 }
 
 void channel::finish(flight& f) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream_, &status), "asking whether a stream is captured");
     check(cudaEventRecord(f.done, stream_), "recording an event");
-    last_ = f.done;
+    if (status == cudaStreamCaptureStatusNone) {
+        last_ = f.done;
+    } else {
+        has_graphs_ = true;
+    }
 }
 
 void channel::launch(flight& f) {
@@ -135,6 +147,7 @@ void channel::copy_own(const flight& f) {
 void channel::group(const flight& f) {
     const auto travels = [&](const auto& op) { return op.peer != rank_ && op.count > 0; };
     if (std::ranges::none_of(f.sends, travels) && std::ranges::none_of(f.recvs, travels)) return;
+    is_queueing_ = true;
     ncclResult_t status = ncclGroupStart();
     const auto take = [&](ncclResult_t next) {
         if (status == ncclSuccess || status == ncclInProgress) status = next;
@@ -154,7 +167,9 @@ void channel::group(const flight& f) {
 }
 
 bool channel::is_done(flight& f) {
-    if (f.host && !f.host->test()) return false;
+    bool has_arrived = true;
+    if (f.host) listening([&] { has_arrived = f.host->test(); });
+    if (!has_arrived) return false;
     if (!f.on_device) return true;
     const cudaError_t status = cudaEventQuery(f.done);
     if (status == cudaErrorNotReady) return false;
@@ -166,7 +181,7 @@ void channel::wait(flight& f) {
     try {
         throw_if_failed();
         if (f.on_device) check(cudaStreamWaitEvent(f.stream, f.done), "waiting for an exchange");
-        if (f.host) f.host->wait();
+        if (f.host) listening([&] { f.host->wait(); });
     } catch (...) {
         give_back(f);
         throw;
@@ -195,6 +210,7 @@ bool channel::wait_until(flight& f, deadline when) {
 void channel::drop(flight& f, bool unwinding) noexcept {
     try {
         if (unwinding) {
+            if (failure_.empty()) is_broken_ = true;
             fail("an exchange was left unfinished when an exception passed it");
             give_back(f);
         } else {

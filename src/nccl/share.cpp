@@ -4,9 +4,7 @@
 #include <cuda/detail/check.hpp>
 #include <nccl/channel.hpp>
 #include <nccl/text.hpp>
-#include <unistd.h>
 
-#include <cstring>
 #include <sstream>
 #include <utility>
 
@@ -64,10 +62,18 @@ std::byte* base_of(std::byte* memory) {
     return reinterpret_cast<std::byte*>(base);
 }
 
+/// Whether memory is a device's own, as cudaMalloc gives it.
+bool is_of(std::byte* memory, memory_space space, int device) {
+    if (memory == nullptr || space != memory_space::cuda) return false;
+    cudaPointerAttributes found{};
+    check(cudaPointerGetAttributes(&found, memory), "asking whose an address is");
+    return found.type == cudaMemoryTypeDevice && found.device == device;
+}
+
 /// What a rank says of the memory that it shares.
 struct offer {
     std::string host;
-    long process = 0;
+    std::string process;
     int device = 0;
     std::uintptr_t address = 0;
     index_t offset = 0;  ///< within the allocation that the handle is of
@@ -102,8 +108,9 @@ void reach(int device, int peer) {
 
 peer_memory channel::share(std::byte* memory, index_t bytes, memory_space space) {
     throw_if_failed();
-    offer mine{host_name(), static_cast<long>(getpid()), device_};
-    if (memory != nullptr && bytes > 0 && space == memory_space::cuda) {
+    require_own_device();
+    offer mine{host_name(), process_name(), device_};
+    if (options_.writes_directly && bytes > 0 && is_of(memory, space, device_)) {
         try {
             std::byte* const base = base_of(memory);
             cudaIpcMemHandle_t handle{};
@@ -144,6 +151,7 @@ peer_memory channel::share(std::byte* memory, index_t bytes, memory_space space)
 void channel::meet(stream_ref user) {
     throw_if_failed();
     if (size_ == 1) return;
+    require_own_device();
     flight& f = take();
     try {
         add_greetings(f);

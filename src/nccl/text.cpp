@@ -5,13 +5,32 @@
 
 #include <array>
 #include <charconv>
+#include <cstdint>
+#include <fstream>
+#include <random>
 
 namespace latpar::inline v0::nccl::detail {
 
-std::string host_name() {
-    std::array<char, 256> out{};
-    static_cast<void>(gethostname(out.data(), out.size() - 1));
-    return out.data();
+const std::string& host_name() {
+    static const std::string name = [] {
+        std::array<char, 256> host{};
+        static_cast<void>(gethostname(host.data(), host.size() - 1));
+        // Names repeat, in containers above all.
+        std::string boot;
+        std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+        return latpar::detail::concat(host.data(), '/', boot);
+    }();
+    return name;
+}
+
+const std::string& process_name() {
+    static const std::string name = [] {
+        std::random_device random;
+        std::array<std::uint32_t, 4> words{};
+        for (std::uint32_t& word : words) word = random();
+        return hex_of(words.data(), sizeof words);
+    }();
+    return name;
 }
 
 std::string hex_of(const void* data, std::size_t size) {

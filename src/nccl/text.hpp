@@ -8,7 +8,10 @@
 
 namespace latpar::inline v0::nccl::detail {
 
-[[nodiscard]] std::string host_name();
+/// What tells this host, since it was started, from all others.
+[[nodiscard]] const std::string& host_name();
+/// What tells this process from all others.
+[[nodiscard]] const std::string& process_name();
 
 /// Bytes as text, two digits each.
 [[nodiscard]] std::string hex_of(const void* data, std::size_t size);

@@ -7,15 +7,7 @@
 #include <latpar/cuda/memory_resource.hpp>
 #include <latpar/cuda/stream.hpp>
 
-#include <iostream>
 #include <span>
-
-/// Where there is none it says so, for CTest to see, and a test returns.
-inline bool has_device() {
-    if (latpar::cuda::device_count() > 0) return true;
-    std::cout << "skipped: no CUDA device\n";
-    return false;
-}
 
 /// Memory of the current device, and kernels on a stream of its own.
 class device_lab {
@@ -41,6 +33,21 @@ public:
                                 std::span<const float> coefficients,
                                 std::span<const latpar::latent_view> outputs) const {
             latpar::cuda::kernels{}.linear_combination(inputs, coefficients, outputs, stream);
+        }
+        /// With coefficients in device memory.
+        void combine_with_fetched(std::span<const latpar::const_latent_view> inputs,
+                                  std::span<const float> coefficients,
+                                  std::span<const latpar::latent_view> outputs) const {
+            latpar::cuda::device_memory memory;
+            const latpar::buffer there(static_cast<latpar::index_t>(coefficients.size_bytes()),
+                                       memory.source());
+            latpar::cuda::copy_bytes(there.data(), coefficients.data(), there.bytes(), stream);
+            latpar::cuda::kernels{}.linear_combination(
+                inputs,
+                latpar::cuda::device_coefficients{reinterpret_cast<const float*>(there.data()),
+                                                  coefficients.size()},
+                outputs, stream);
+            latpar::cuda::synchronize(stream);
         }
         void stitch_combination(const latpar::kernel::stitched_input& stitched,
                                 std::span<const latpar::const_latent_view> inputs,

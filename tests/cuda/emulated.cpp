@@ -76,6 +76,8 @@ TEST_CASE("emulated linear combinations have the bits of the reference") {
     host_lab lab{{GENERATE(values<index_t>({cuda::detail::max_positions, 997}))}};
     kernel_cases::check_combinations(lab, 200, 5);
     kernel_cases::check_combinations(lab, 20, kernel::max_operands);
+    kernel_cases::check_combinations(lab, 100, 5, true);
+    kernel_cases::check_combinations(lab, 20, kernel::max_operands, true);
     kernel_cases::check_unread_inputs(lab);
 }
 

@@ -86,6 +86,30 @@ struct emulated_kernels {
             limit);
     }
 
+    /// With coefficients that the threads fetch.
+    void combine_with_fetched(std::span<const latpar::const_latent_view> inputs,
+                              std::span<const float> coefficients,
+                              std::span<const latpar::latent_view> outputs) const {
+        using namespace latpar::cuda::detail;
+        latpar::kernel::detail::check_remote_combination(inputs, coefficients.size(), outputs,
+                                                         space());
+        const auto run = [&](const remote_combination& remote) {
+            constexpr float never = 1e30f;
+            std::array<float, latpar::kernel::max_operands * latpar::kernel::max_operands> values;
+            values.fill(never);
+            for (std::uint32_t thread = 0; thread < block_threads; ++thread) {
+                fetch_coefficients(remote.task, remote.coefficients, thread, values.data());
+            }
+            const coefficient_table table = table_of(remote.task, values.data());
+            visit_rows(remote.task.rows, [&]<int Rows>() {
+                for_each_thread(remote.task.shape.items, combination_items(Rows) * block_threads,
+                                [&](std::uint32_t first) {
+                                    combination_share<Rows>(remote.task, table, first);
+                                });
+            });
+        };
+        run_remote_combination(inputs, coefficients.data(), outputs, run, limit);
+    }
     void stitch_combination(const latpar::kernel::stitched_input& stitched,
                             std::span<const latpar::const_latent_view> inputs,
                             std::span<const float> coefficients,

@@ -90,7 +90,6 @@ std::vector<std::byte> content(device_lab& lab, every_kernel& tensors) {
 }  // namespace
 
 TEST_CASE("a captured graph does to other inputs what the calls do") {
-    if (!has_device()) return;
     device_lab lab;
     every_kernel tensors(lab);
     const auto stream = static_cast<cudaStream_t>(lab.stream().handle);
@@ -118,7 +117,6 @@ TEST_CASE("a captured graph does to other inputs what the calls do") {
 }
 
 TEST_CASE("calls are ordered on their stream") {
-    if (!has_device()) return;
     device_lab lab;
     // A chain that is wrong as soon as one link is overtaken: each adds one, far more than fit in
     // flight at a time.

@@ -311,8 +311,13 @@ void check_stitch(Lab& lab, latpar::axis along, int trials, std::size_t parts, i
 }
 
 /// Up to `most` inputs and as many outputs, each its own tensor or one of the inputs.
+/// The same draws for the reference and for what is compared with it.
+inline std::mt19937 generator_of(int trial, std::size_t i) {
+    return std::mt19937(static_cast<unsigned>(trial) * 100 + static_cast<unsigned>(i));
+}
+
 template <class Lab>
-void check_combinations(Lab& lab, int trials, std::size_t most) {
+void check_combinations(Lab& lab, int trials, std::size_t most, bool is_remote = false) {
     std::mt19937 generator(5);
     constexpr std::array<float, 6> drawn{0, 0, 1, -1, 0.3f, -1.7f};
     index_t different = 0;
@@ -333,11 +338,30 @@ void check_combinations(Lab& lab, int trials, std::size_t most) {
         std::vector<float> coefficients(input_count * output_count);
         for (float& value : coefficients) value = drawn[generator() % drawn.size()];
 
+        const auto is_read = [&](std::size_t input) {
+            for (std::size_t r = 0; r < output_count; ++r) {
+                if (coefficients[r * input_count + input] != 0) return true;
+            }
+            return false;
+        };
         const auto run = [&](const auto& kernels, auto& on) {
             std::vector<const_latent_view> inputs;
             std::vector<latent_view> outputs;
-            for (std::size_t i = 0; i < input_count; ++i) inputs.emplace_back(on[i].view());
+            for (std::size_t i = 0; i < input_count; ++i) {
+                inputs.emplace_back(on[i].view());
+                // What is not read need not be there.
+                const bool is_there = generator_of(trial, i)() % 2 == 0 || is_read(i);
+                if (!is_there) inputs.back() = {};
+            }
             for (const std::size_t i : targets) outputs.push_back(on[i].view());
+            if constexpr (requires {
+                              kernels.combine_with_fetched(inputs, coefficients, outputs);
+                          }) {
+                if (is_remote) {
+                    kernels.combine_with_fetched(inputs, coefficients, outputs);
+                    return;
+                }
+            }
             kernels.linear_combination(inputs, coefficients, outputs);
         };
         run(latpar::kernel::reference{}, tensors);

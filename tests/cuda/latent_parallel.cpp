@@ -60,7 +60,6 @@ std::vector<float> sample_on_device(Comm& comm, const latent_parallel_plan& plan
 }  // namespace
 
 TEST_CASE("thread ranks on one device give the bits of one rank, and of the host") {
-    if (!has_device()) return;
     const closed_form form{0.7f, -0.3f, 4.0f};
     const int ranks = GENERATE(2, 3);
     // Without a history, with one, and with noise of its own.
@@ -97,7 +96,6 @@ TEST_CASE("thread ranks on one device give the bits of one rank, and of the host
 }
 
 TEST_CASE("ranks of a device that would draw from different sources are told") {
-    if (!has_device()) return;
     const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 3), 1};
     const auto plan = plan_latent_parallel(c.problem(), {}, 2);
     thread_team(2).run([&](thread_communicator& inner) {

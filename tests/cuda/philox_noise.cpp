@@ -18,14 +18,12 @@ auto device_fill(const device_lab& lab) {
 }  // namespace
 
 TEST_CASE("device noise has the bits of the host, wherever it lies and whatever it is for") {
-    if (!has_device()) return;
     device_lab lab;
     noise_cases::check_noise(lab, device_fill(lab));
     noise_cases::check_much_noise(lab, device_fill(lab));
 }
 
 TEST_CASE("coordinated noise of a device has the bits of the host's") {
-    if (!has_device()) return;
     device_lab lab;
     const cuda::coordinated_noise on_device(9, 6, 2);
     const coordinated_noise on_host(9, 6, 2);

@@ -101,7 +101,6 @@ void on_ranks(int ranks, F f) {
 }  // namespace
 
 TEST_CASE("staged conforms through device memory") {
-    if (!has_device()) return;
     const int ranks = GENERATE(1, 2, 3, 5);
     threads harness{thread_team(ranks), [](thread_communicator comm) {
                         return through_device(cuda::staged(std::move(comm)));
@@ -110,7 +109,6 @@ TEST_CASE("staged conforms through device memory") {
 }
 
 TEST_CASE("staged conforms with host memory, which it passes on") {
-    if (!has_device()) return;
     // With nothing to stage in.
     threads harness{thread_team(3), [](thread_communicator comm) {
                         return cuda::staged(std::move(comm), std::pmr::null_memory_resource());
@@ -119,7 +117,6 @@ TEST_CASE("staged conforms with host memory, which it passes on") {
 }
 
 TEST_CASE("staged and metered conforms, and each byte that is sent is received") {
-    if (!has_device()) return;
     const auto account = std::make_shared<ledger>();
     threads harness{thread_team(3), [&](thread_communicator comm) {
                         return through_device(metered(cuda::staged(std::move(comm)), account));
@@ -135,7 +132,6 @@ TEST_CASE("staged and metered conforms, and each byte that is sent is received")
 }
 
 TEST_CASE("any_communicator conforms outside and inside of staged") {
-    if (!has_device()) return;
     threads outside{thread_team(2), [](thread_communicator comm) {
                         return through_device(any_communicator(cuda::staged(std::move(comm))));
                     }};
@@ -147,7 +143,6 @@ TEST_CASE("any_communicator conforms outside and inside of staged") {
 }
 
 TEST_CASE("device messages are ordered on the stream, before and after") {
-    if (!has_device()) return;
     on_ranks(3, [](auto& comm, stream_ref stream, auto&) {
         const auto self = static_cast<std::size_t>(comm.rank());
         const auto left = static_cast<std::size_t>(conformance::left_of(comm));
@@ -167,7 +162,6 @@ TEST_CASE("device messages are ordered on the stream, before and after") {
 }
 
 TEST_CASE("host and device meet in one exchange, and small messages share a buffer") {
-    if (!has_device()) return;
     on_ranks(2, [](auto& comm, stream_ref stream, const counting_resource& pinned) {
         const int peer = 1 - comm.rank();
         const auto self = static_cast<std::size_t>(comm.rank());
@@ -207,7 +201,6 @@ TEST_CASE("host and device meet in one exchange, and small messages share a buff
 }
 
 TEST_CASE("one part for several ranks is staged once") {
-    if (!has_device()) return;
     on_ranks(4, [](auto& comm, stream_ref stream, const counting_resource& pinned) {
         const std::size_t size = 1 << 20;
         const device_bytes sent(filled(size, static_cast<std::size_t>(comm.rank())), stream);
@@ -234,7 +227,6 @@ TEST_CASE("one part for several ranks is staged once") {
 }
 
 TEST_CASE("exchanges in flight together are staged apart, and later ones take no memory") {
-    if (!has_device()) return;
     on_ranks(2, [](auto& comm, stream_ref stream, const counting_resource& pinned) {
         const int peer = 1 - comm.rank();
         constexpr std::size_t count = 24;
@@ -274,7 +266,6 @@ TEST_CASE("exchanges in flight together are staged apart, and later ones take no
 }
 
 TEST_CASE("page-locked memory is not used again before the device has read it") {
-    if (!has_device()) return;
     on_ranks(2, [](auto& comm, stream_ref stream, const counting_resource& pinned) {
         constexpr std::size_t count = 6;
         constexpr std::size_t size = 3 << 20;
@@ -301,7 +292,6 @@ TEST_CASE("page-locked memory is not used again before the device has read it") 
 }
 
 TEST_CASE("an exchange without page-locked memory is refused before anything is sent") {
-    if (!has_device()) return;
     // Has none the first time.
     struct late_memory final : std::pmr::memory_resource {
         cuda::pinned_memory pinned;
@@ -365,7 +355,6 @@ struct reaching_communicator {
 }  // namespace
 
 TEST_CASE("where the inner communicator reaches the device, the stream is waited for") {
-    if (!has_device()) return;
     thread_team(2).run([](thread_communicator& inner) {
         const cuda::stream stream;
         cuda::staged comm(reaching_communicator{std::move(inner)},
@@ -394,7 +383,6 @@ TEST_CASE("where the inner communicator reaches the device, the stream is waited
 }
 
 TEST_CASE("a device message may exceed 2^31 bytes") {
-    if (!has_device()) return;
     on_ranks(2, [](auto& comm, stream_ref stream, auto&) {
         constexpr index_t size = (index_t{1} << 31) + 12345;
         constexpr index_t piece = 5000;

@@ -65,7 +65,6 @@ std::string name_of(const std::string& backend, const std::string& ranks, int co
 }  // namespace
 
 TEST_CASE("GPUs sample what the processor does, along every axis") {
-    if (!has_device()) return;
     const workplace at;
     struct job {
         std::string arguments;
@@ -101,7 +100,6 @@ TEST_CASE("GPUs sample what the processor does, along every axis") {
 }
 
 TEST_CASE("bf16 on a GPU is near, and says what it is") {
-    if (!has_device()) return;
     const workplace at;
     const result cpu = sampled(at, clip);
     for (const std::string mesh : {"", "--mesh ulysses=2 --backend staged"}) {
@@ -119,7 +117,6 @@ TEST_CASE("bf16 on a GPU is near, and says what it is") {
 }
 
 TEST_CASE("a video that was stopped goes on, on a GPU or off it") {
-    if (!has_device()) return;
     const workplace at;
     const std::string unipc = video + "--scheduler unipc_flow --backend staged --device cuda ";
     const result whole = sampled(at, unipc + "--mesh stage=1");
@@ -149,7 +146,6 @@ TEST_CASE("a video that was stopped goes on, on a GPU or off it") {
 }
 
 TEST_CASE("ranks that share a device have no NCCL") {
-    if (!has_device()) return;
     const workplace at;
     const std::string ranks = std::to_string(latpar::cuda::device_count() + 1);
     const outcome out = run(at, clip + "--device cuda --backend nccl --mesh latent=" + ranks);
@@ -160,7 +156,6 @@ TEST_CASE("ranks that share a device have no NCCL") {
 
 #if defined(LATPAR_MPIEXEC)
 TEST_CASE("processes on GPUs write the file that threads write") {
-    if (!has_device()) return;
     const workplace at;
     for (const std::string& job : {clip + "--mesh latent=2", video + "--mesh stage=2"}) {
         const result threads = sampled(at, job + " --device cuda --backend staged");

@@ -14,7 +14,6 @@ static_assert(denoiser<wan::cuda::transformer<>>);
 static_assert(staged_denoiser<wan::cuda::transformer<>>);
 
 TEST_CASE("every recorded point is met on a GPU") {
-    if (!has_device()) return;
     device_lab lab;
     const auto recorded = safetensors_file::open(reference_file("wan_tiny_io.safetensors"));
     const auto tiny = wan::load_weights(reference_file("wan_tiny.safetensors"));
@@ -57,7 +56,6 @@ TEST_CASE("every recorded point is met on a GPU") {
 }
 
 TEST_CASE("the bundled model predicts on a GPU what its recording says") {
-    if (!has_device()) return;
     device_lab lab;
     const std::filesystem::path folder = LATPAR_MOVING_SHAPES_DIR;
     const auto recording = safetensors_file::open(folder / "sample_fixture.safetensors");
@@ -75,7 +73,6 @@ TEST_CASE("the bundled model predicts on a GPU what its recording says") {
 }
 
 TEST_CASE("a GPU predicts what the host does, whatever the window") {
-    if (!has_device()) return;
     device_lab lab;
     wan::transformer<> host(small_model(), executor_of(2));
     set_texts(host);
@@ -104,7 +101,6 @@ TEST_CASE("a GPU predicts what the host does, whatever the window") {
 }
 
 TEST_CASE("on a GPU latents may be strided, of any type, and in several parts") {
-    if (!has_device()) return;
     device_lab lab;
     wan::transformer<> host(small_model(), executor_of(2));
     set_texts(host);
@@ -161,7 +157,6 @@ TEST_CASE("on a GPU latents may be strided, of any type, and in several parts") 
 }
 
 TEST_CASE("on a GPU positions may be those within the global latent") {
-    if (!has_device()) return;
     device_lab lab;
     const latent z = filled_latent({1, 4, 3, 4, 6}, 2);
     call at(z, 500, {2, 4, 6});
@@ -177,7 +172,6 @@ TEST_CASE("on a GPU positions may be those within the global latent") {
 }
 
 TEST_CASE("on a GPU stages give what the whole gives, wherever it is split") {
-    if (!has_device()) return;
     device_lab lab;
     for (const dtype type : {dtype::f32, dtype::bf16}) {
         auto model = device_model(lab, *small_model(), type);
@@ -242,7 +236,6 @@ std::vector<std::vector<float>> lent_windows(
 }  // namespace
 
 TEST_CASE("a feature cache on a GPU lends what the host's does") {
-    if (!has_device()) return;
     device_lab lab;
     const std::vector branches{guidance_branch::conditional, guidance_branch::unconditional};
     const auto keep_here = [](const latent& z) {
@@ -286,7 +279,6 @@ TEST_CASE("a feature cache on a GPU lends what the host's does") {
 }
 
 TEST_CASE("a prediction captured in a graph is replayed on other inputs") {
-    if (!has_device()) return;
     device_lab lab;
     // Of the small model, and of one with heads that kernels of one architecture compute.
     const auto wide = wan::parse_config(
@@ -346,7 +338,6 @@ TEST_CASE("a prediction captured in a graph is replayed on other inputs") {
 }
 
 TEST_CASE("on a GPU memory is taken once, as planned") {
-    if (!has_device()) return;
     device_lab lab;
     const wan::config shape = small_model()->config;
     for (const dtype type : {dtype::f32, dtype::bf16}) {
@@ -385,7 +376,6 @@ TEST_CASE("on a GPU memory is taken once, as planned") {
 }
 
 TEST_CASE("calls that a GPU cannot serve are refused") {
-    if (!has_device()) return;
     device_lab lab;
     auto model = device_model(lab, *small_model(), dtype::bf16);
     const latent z = filled_latent({1, 4, 2, 6, 6}, 1);

@@ -65,7 +65,6 @@ std::vector<std::vector<float>> windows_of(Model& model, stream_ref stream, memo
 }  // namespace
 
 TEST_CASE("ranks that share the tokens on a GPU predict what one does") {
-    if (!has_device()) return;
     wan::transformer<> host(staged_model(), executor_of(1));
     set_texts(host);
     const auto expected = windows_of(
@@ -106,7 +105,6 @@ TEST_CASE("ranks that share the tokens on a GPU predict what one does") {
 }
 
 TEST_CASE("Ulysses on a GPU gives the bits of one rank") {
-    if (!has_device()) return;
     for (const dtype type : {dtype::f32, dtype::bf16}) {
         constexpr index_t tokens = 200;
         const layer::attention_shape shape{6, 3, 24, type, false};
@@ -159,7 +157,6 @@ TEST_CASE("Ulysses on a GPU gives the bits of one rank") {
 }
 
 TEST_CASE("DualParal's stages run on a GPU, and share the tokens there") {
-    if (!has_device()) return;
     const staged_video video;
     const auto expected = video.expected();
     for (const mesh_shape& shape : std::vector<mesh_shape>{

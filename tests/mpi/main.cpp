@@ -5,7 +5,14 @@
 
 #include <support/catch.hpp>
 
+#ifdef LATPAR_TEST_DEVICES
+#include <cuda/enough_devices.hpp>
+#endif
+
 int main(int argc, char** argv) {
     const latpar::mpi::environment mpi;
+#ifdef LATPAR_TEST_DEVICES
+    if (!has_enough_devices()) return skipped;
+#endif
     return Catch::Session().run(argc, argv);
 }

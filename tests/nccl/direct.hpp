@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/metered.hpp>
+#include <latpar/cuda/device.hpp>
 #include <latpar/cuda/kernels.hpp>
 #include <latpar/cuda/memory_resource.hpp>
 #include <latpar/cuda/stream.hpp>

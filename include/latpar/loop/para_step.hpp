@@ -187,6 +187,12 @@ public:
         });
     }
 
+    /// Waits, in the order of the stream, for what is still on its way to other ranks: before a graph
+    /// of a round is captured, and at its end.
+    void join() {
+        guarded_call([&] { finish(state_exchange_); });
+    }
+
     /// Ends the waiting of all ranks, those of the model included, with the reason.
     void abort(std::string_view reason) {
         comm_->abort(reason);

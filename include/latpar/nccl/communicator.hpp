@@ -21,6 +21,10 @@ struct insight;
 struct options {
     /// How long construction, `synchronize` and the setting up of links wait for other ranks.
     std::chrono::milliseconds timeout = std::chrono::minutes(10);
+    /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
+    /// where they know how to. Then no rank may give memory back that another still writes to: when
+    /// one fails, or ends before the others, they all end.
+    bool writes_directly = false;
 
     friend bool operator==(const options&, const options&) = default;
 };
@@ -61,15 +65,20 @@ private:
 /// Order: exchanges of one communicator are done on the device in the order in which a rank starts
 /// them, each when those before it are done: an exchange must not wait for what a peer sends in
 /// one that it started later. Traffic that is to overtake takes a `duplicate()`. A message to the
-/// rank itself is received in the exchange that sends it.
+/// rank itself is received in the exchange that sends it. NCCL does not tell a message of another
+/// size than its receiver expects: the device waits, and `synchronize` gives up in time.
 /// Stream: an exchange begins when what was queued on its stream is done, runs beside the stream,
 /// on one of the communicator's own with the highest priority, and joins it at the wait; so work
-/// that is queued in between runs at the same time. `start_exchange` and `wait` can be captured in
-/// a CUDA graph where each rank is a process. Links to all peers are set up by the constructor.
+/// that is queued in between runs at the same time. `start_exchange`, `wait` and `meet` can be
+/// captured in a CUDA graph where each rank is a process; such graphs end before the communicator.
+/// Links to all peers are set up by the constructor.
+/// Threads: a communicator and all that were made from it serve one thread.
 /// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
 /// call. Then nothing of the communicator is left on the device, nor of those made from the same
 /// one that were at work. A kernel cannot wait for a peer that is gone and still be cancelled by a
-/// stream: wait for the device with `synchronize`.
+/// stream: wait for the device with `synchronize`, not while a stream is captured.
+/// Memory: NCCL's own. Where ranks share a process, a split or a duplicate that has gone gives its
+/// back when all that were made from one another have.
 class communicator {
 public:
     /// Ranks: all of `bootstrap`, each with its device current in the calling thread.
