@@ -6,6 +6,7 @@
 #include <latpar/comm/thread_team.hpp>
 
 #include <comm/conformance.hpp>
+#include <comm/threads.hpp>
 #include <support/direct_threads.hpp>
 
 using namespace latpar;
@@ -17,26 +18,6 @@ static_assert(communicator<metered<thread_communicator>>);
 static_assert(communicator<metered<any_communicator>>);
 
 namespace {
-
-/// Threads, each with its communicator wrapped by `wrap`.
-template <class Wrap>
-struct threads {
-    thread_team team;
-    Wrap wrap;
-
-    template <class F>
-    std::vector<std::string> run(F f) {
-        std::vector<std::string> verdicts(static_cast<std::size_t>(team.size()));
-        team.run([&](thread_communicator& comm) {
-            auto wrapped = wrap(std::move(comm));
-            verdicts[static_cast<std::size_t>(wrapped.rank())] = f(wrapped);
-        });
-        return verdicts;
-    }
-};
-
-template <class Wrap>
-threads(thread_team, Wrap) -> threads<Wrap>;
 
 struct alone {
     template <class F>

@@ -2,7 +2,9 @@
 // A CUDA graph of what was queued on a stream, and a sampler whose steps such graphs can make.
 #pragma once
 
+#include <latpar/cuda/device.hpp>
 #include <latpar/cuda/kernels.hpp>
+#include <latpar/cuda/memory_resource.hpp>
 #include <latpar/cuda/step_scalars.hpp>
 #include <latpar/denoise/step_info.hpp>
 
@@ -84,4 +86,16 @@ inline latpar::linear_scheduler swinging_schedule(latpar::index_t steps) {
     }
     sigmas.push_back(1.0);
     return {"swinging", timesteps, sigmas, rules};
+}
+
+/// The latent of a loop as it stands, on the host.
+template <class Loop>
+std::vector<float> content_of(Loop& loop, const std::array<latpar::index_t, 5>& extents,
+                              latpar::stream_ref stream) {
+    latpar::cuda::device_memory device;
+    latpar::latent whole(extents, latpar::dtype::f32, device.source());
+    loop.collect(whole.view(), stream);
+    std::vector<float> out(static_cast<std::size_t>(whole.view().elements()));
+    latpar::cuda::copy_bytes(out.data(), whole.view().data, whole.bytes(), stream);
+    return out;
 }

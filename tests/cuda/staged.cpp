@@ -7,6 +7,7 @@
 #include <latpar/cuda/staged.hpp>
 
 #include <comm/conformance.hpp>
+#include <comm/threads.hpp>
 #include <cuda/device_lab.hpp>
 #include <cuda/through_device.hpp>
 #include <support/expect.hpp>
@@ -23,26 +24,6 @@ static_assert(communicator<metered<cuda::staged<thread_communicator>>>);
 static_assert(communicator<through_device<cuda::staged<thread_communicator>>>);
 
 namespace {
-
-/// Threads of one device, each with its communicator wrapped by `wrap`.
-template <class Wrap>
-struct threads {
-    thread_team team;
-    Wrap wrap;
-
-    template <class F>
-    std::vector<std::string> run(F f) {
-        std::vector<std::string> verdicts(static_cast<std::size_t>(team.size()));
-        team.run([&](thread_communicator& comm) {
-            auto wrapped = wrap(std::move(comm));
-            verdicts[static_cast<std::size_t>(wrapped.rank())] = f(wrapped);
-        });
-        return verdicts;
-    }
-};
-
-template <class Wrap>
-threads(thread_team, Wrap) -> threads<Wrap>;
 
 /// Device memory with bytes in it.
 class device_bytes {

@@ -6,32 +6,11 @@
 #include <comm/conformance.hpp>
 #include <cuda/device_lab.hpp>
 #include <cuda/through_device.hpp>
+#include <mpi/processes.hpp>
 
 using namespace latpar;
 
-namespace {
-
-/// All processes of the job. Verdicts travel on a channel of their own, so that a failure of the
-/// one under test is still reported by all.
-struct processes {
-    through_device<cuda::staged<mpi::communicator>> comm{cuda::staged(mpi::communicator::world())};
-    mpi::communicator verdicts = mpi::communicator::world();
-
-    template <class F>
-    std::vector<std::string> run(F f) {
-        std::string verdict;
-        try {
-            verdict = f(comm);
-        } catch (const std::exception& error) {
-            verdict = detail::concat("threw: ", error.what());
-        }
-        return verdicts.control_all_gather(verdict);
-    }
-};
-
-}  // namespace
-
 TEST_CASE("staged MPI conforms through device memory") {
-    processes harness;
+    processes harness{through_device(cuda::staged(mpi::communicator::world()))};
     conformance::run(harness);
 }

@@ -6,6 +6,7 @@
 
 #include <comm/conformance.hpp>
 #include <mpi/interposer.hpp>
+#include <mpi/processes.hpp>
 
 #include <thread>
 
@@ -13,29 +14,6 @@ using namespace latpar;
 
 static_assert(communicator<mpi::communicator>);
 static_assert(communicator<metered<mpi::communicator>>);
-
-namespace {
-
-/// All processes of the job. Verdicts travel on a channel of their own, so that a failure of the
-/// one under test is still reported by all.
-template <class C>
-struct processes {
-    C comm;
-    mpi::communicator verdicts = mpi::communicator::world();
-
-    template <class F>
-    std::vector<std::string> run(F f) {
-        std::string verdict;
-        try {
-            verdict = f(comm);
-        } catch (const std::exception& error) {
-            verdict = detail::concat("threw: ", error.what());
-        }
-        return verdicts.control_all_gather(verdict);
-    }
-};
-
-}  // namespace
 
 TEST_CASE("mpi::communicator conforms") {
     processes<mpi::communicator> harness{mpi::communicator::world()};

@@ -6,6 +6,7 @@
 #include <latpar/mpi/communicator.hpp>
 
 #include <comm/conformance.hpp>
+#include <mpi/processes.hpp>
 
 extern "C" int MPIX_Query_cuda_support(void);
 extern "C" int MPIX_Query_cuda_support(void) {
@@ -53,26 +54,10 @@ struct relabelled {
 };
 static_assert(communicator<relabelled>);
 
-struct processes {
-    relabelled comm{mpi::communicator::world()};
-    mpi::communicator verdicts = mpi::communicator::world();
-
-    template <class F>
-    std::vector<std::string> run(F f) {
-        std::string verdict;
-        try {
-            verdict = f(comm);
-        } catch (const std::exception& error) {
-            verdict = detail::concat("threw: ", error.what());
-        }
-        return verdicts.control_all_gather(verdict);
-    }
-};
-
 }  // namespace
 
 TEST_CASE("an MPI that reaches CUDA memory conforms with it") {
-    processes harness;
+    processes harness{relabelled{mpi::communicator::world()}};
     if (!harness.comm.inner.reaches(memory_space::cuda)) {
         SUCCEED("this MPI is not asked, as it has no such question");
         return;
@@ -81,7 +66,7 @@ TEST_CASE("an MPI that reaches CUDA memory conforms with it") {
 }
 
 TEST_CASE("an MPI that reaches CUDA memory matches messages between the memories") {
-    processes harness;
+    processes harness{relabelled{mpi::communicator::world()}};
     if (!harness.comm.inner.reaches(memory_space::cuda)) {
         SUCCEED("this MPI is not asked, as it has no such question");
         return;

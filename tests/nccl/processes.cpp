@@ -5,31 +5,12 @@
 
 #include <comm/conformance.hpp>
 #include <cuda/through_device.hpp>
+#include <mpi/processes.hpp>
 #include <nccl/direct.hpp>
 
 using namespace latpar;
 
 namespace {
-
-/// All processes of the job. Verdicts travel on a channel of their own, so that a failure of the
-/// one under test is still reported by all.
-struct processes {
-    explicit processes(nccl::communicator inner) : comm(std::move(inner)) {}
-
-    template <class F>
-    std::vector<std::string> run(F f) {
-        std::string verdict;
-        try {
-            verdict = f(comm);
-        } catch (const std::exception& error) {
-            verdict = detail::concat("threw: ", error.what());
-        }
-        return verdicts.control_all_gather(verdict);
-    }
-
-    through_device<nccl::communicator> comm;
-    mpi::communicator verdicts = mpi::communicator::world();
-};
 
 /// NCCL among all processes, each with the device of its number.
 nccl::communicator on_own_devices(const nccl::options& wanted) {
@@ -41,7 +22,7 @@ nccl::communicator on_own_devices(const nccl::options& wanted) {
 }  // namespace
 
 TEST_CASE("NCCL over MPI conforms") {
-    processes harness(on_own_devices({std::chrono::minutes(1)}));
+    processes harness{through_device(on_own_devices({std::chrono::minutes(1)}))};
     conformance::run(harness, {.overtakes = false, .tells_mismatches = false});
 }
 
