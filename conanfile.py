@@ -13,13 +13,20 @@ class Latpar(ConanFile):
     name = "latpar"
     description = "Parallelism policies around a user-supplied denoiser"
     license = "Apache-2.0"
-    topics = ("diffusion", "video", "parallelism", "mpi")
+    topics = ("diffusion", "video", "parallelism", "mpi", "cuda", "nccl")
     package_type = "library"
     settings = "os", "arch", "compiler", "build_type"
-    options = {"shared": [True, False], "fPIC": [True, False], "mpi": [True, False]}
-    default_options = {"shared": False, "fPIC": True, "mpi": False}
+    options = {
+        "shared": [True, False],
+        "fPIC": [True, False],
+        "mpi": [True, False],
+        # The toolkit and NCCL are the machine's own: there are no packages of them to require.
+        "cuda": [True, False],
+        "nccl": [True, False],
+    }
+    default_options = {"shared": False, "fPIC": True, "mpi": False, "cuda": False, "nccl": False}
     implements = ["auto_shared_fpic"]
-    exports_sources = "CMakeLists.txt", "LICENSE", "cmake/*", "include/*", "src/*"
+    exports_sources = "CMakeLists.txt", "LICENSE", "cmake/*", "include/*", "src/*", "cuda/*"
 
     def set_version(self):
         header = load(self, f"{self.recipe_folder}/include/latpar/version.hpp")
@@ -35,7 +42,8 @@ class Latpar(ConanFile):
 
     def requirements(self):
         if self.options.mpi:
-            self.requires("openmpi/4.1.6", transitive_headers=True)
+            # Its header calls MPI itself.
+            self.requires("openmpi/4.1.6", transitive_headers=True, transitive_libs=True)
 
     def build_requirements(self):
         # Compiled in; neither the headers nor a consumer's link line know of it.
@@ -43,7 +51,12 @@ class Latpar(ConanFile):
 
     def generate(self):
         toolchain = CMakeToolchain(self)
-        toolchain.cache_variables["LATPAR_ENABLE_MPI"] = "ON" if self.options.mpi else "OFF"
+        for component in ("mpi", "cuda", "nccl"):
+            chosen = "ON" if getattr(self.options, component) else "OFF"
+            toolchain.cache_variables[f"LATPAR_ENABLE_{component.upper()}"] = chosen
+        if self.options.cuda:
+            # CMake 3.25 does not know that nvcc speaks C++20, and would demand it; latpar asks for it itself.
+            toolchain.blocks.remove("cppstd")
         for part in ("TESTS", "EXAMPLES", "BENCHMARKS", "DOCS"):
             toolchain.cache_variables[f"LATPAR_BUILD_{part}"] = False
         toolchain.generate()
@@ -59,6 +72,9 @@ class Latpar(ConanFile):
         copy(self, "LICENSE", self.source_folder, f"{self.package_folder}/licenses")
         # Conan writes the package configuration itself, from package_info().
         rmdir(self, f"{self.package_folder}/lib/cmake")
+        if self.options.cuda or self.options.nccl:
+            for module in ("FindNCCL.cmake", "latpar-conan-cuda.cmake"):
+                copy(self, module, f"{self.source_folder}/cmake", f"{self.package_folder}/lib/cmake/latpar")
 
     def package_info(self):
         self.cpp_info.set_property("cmake_file_name", "latpar")
@@ -73,4 +89,14 @@ class Latpar(ConanFile):
             mpi = self.cpp_info.components["mpi"]
             mpi.set_property("cmake_target_name", "latpar::mpi")
             mpi.libs = ["latpar_mpi"]
+            # Its C interface serves, as in CMakeLists.txt.
+            mpi.defines = ["MPICH_SKIP_MPICXX", "OMPI_SKIP_MPICXX", "_MPICC_H"]
             mpi.requires = ["latpar", "openmpi::openmpi"]
+        for name in ("cuda", "nccl"):
+            if getattr(self.options, name):
+                component = self.cpp_info.components[name]
+                component.set_property("cmake_target_name", f"latpar::{name}")
+                component.libs = [f"latpar_{name}"]
+                component.requires = ["latpar"]
+        if self.options.cuda or self.options.nccl:
+            self.cpp_info.set_property("cmake_build_modules", ["lib/cmake/latpar/latpar-conan-cuda.cmake"])

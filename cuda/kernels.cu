@@ -147,9 +147,10 @@ void kernels::linear_combination(std::span<const const_latent_view> inputs,
     });
 }
 
-void kernels::linear_combination(std::span<const const_latent_view> inputs,
-                                 const device_coefficients& coefficients,
-                                 std::span<const latent_view> outputs, stream_ref stream) const {
+void kernels::device_linear_combination(std::span<const const_latent_view> inputs,
+                                        const device_coefficients& coefficients,
+                                        std::span<const latent_view> outputs,
+                                        stream_ref stream) const {
     kernel::detail::check_remote_combination(inputs, coefficients.count, outputs, space());
     latpar::detail::require(coefficients.values != nullptr || coefficients.count == 0,
                             "coefficients in device memory were to be read at a null pointer");
@@ -157,7 +158,7 @@ void kernels::linear_combination(std::span<const const_latent_view> inputs,
         visit_rows(remote.task.rows, [&]<int Rows>() {
             launch(remote_combination_kernel<Rows>,
                    blocks_for(remote.task.shape.items, combination_items(Rows) * block_threads),
-                   stream, "linear_combination", remote);
+                   stream, "device_linear_combination", remote);
         });
     });
 }

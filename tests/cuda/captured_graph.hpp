@@ -62,7 +62,7 @@ struct timestep_model {
         const std::array<latpar::const_latent_view, 1> inputs{z};
         const std::array<latpar::latent_view, 1> outputs{prediction};
         if (timestep != nullptr) {
-            latpar::cuda::kernels{}.linear_combination(
+            latpar::cuda::kernels{}.device_linear_combination(
                 inputs, latpar::cuda::device_coefficients{timestep, 1}, outputs, stream);
         } else {
             const std::array factor{static_cast<float>(info.samples.front().timestep)};

@@ -42,7 +42,7 @@ public:
             const latpar::buffer there(static_cast<latpar::index_t>(coefficients.size_bytes()),
                                        memory.source());
             latpar::cuda::copy_bytes(there.data(), coefficients.data(), there.bytes(), stream);
-            latpar::cuda::kernels{}.linear_combination(
+            latpar::cuda::kernels{}.device_linear_combination(
                 inputs,
                 latpar::cuda::device_coefficients{reinterpret_cast<const float*>(there.data()),
                                                   coefficients.size()},

@@ -8,12 +8,8 @@ namespace latpar::inline v0::cuda {
 
 /// Coefficients that a linear combination reads when it runs, in device memory: [outputs, inputs].
 struct device_coefficients {
-    const float* values;
-    std::size_t count;
-
-    // Never out of {}, which stands for no coefficients at all.
-    device_coefficients(const float* from, std::size_t how_many) noexcept
-        : values(from), count(how_many) {}
+    const float* values = nullptr;
+    std::size_t count = 0;
 };
 
 /// The kernels of `kernel_set` for CUDA memory, each one pass over its operands.
@@ -47,9 +43,10 @@ public:
 
     /// The same with coefficients that are read when the kernel runs, so that a graph can be replayed
     /// for another step. An input without memory counts as nothing, whatever its coefficients.
-    void linear_combination(std::span<const const_latent_view> inputs,
-                            const device_coefficients& coefficients,
-                            std::span<const latent_view> outputs, stream_ref stream = {}) const;
+    void device_linear_combination(std::span<const const_latent_view> inputs,
+                                   const device_coefficients& coefficients,
+                                   std::span<const latent_view> outputs,
+                                   stream_ref stream = {}) const;
 
     /// One launch for up to 128 parts with 4864 weights in all; fastest up to 16 parts with 1024
     /// weights, 8 inputs and 4 outputs, which is more than a denoising step has.

@@ -101,8 +101,8 @@ public:
             return;
         }
         host().with_operands(i, state, [&](auto inputs, auto outputs) {
-            kernels.linear_combination(inputs, scalars_->coefficients(scalars_->place_of(i)),
-                                       outputs, stream);
+            kernels.device_linear_combination(inputs, scalars_->coefficients(scalars_->place_of(i)),
+                                              outputs, stream);
         });
     }
 

@@ -5,6 +5,7 @@
 #include <latpar/cuda/memory_resource.hpp>
 #include <latpar/cuda/stream.hpp>
 
+#include <array>
 #include <iostream>
 
 /// Doubles a tensor on the device.
@@ -16,8 +17,8 @@ bool doubles() {
     latpar::cuda::copy_bytes(values.view().data, here.data(), sizeof(here), stream);
     const latpar::const_latent_view input = values.view();
     const latpar::latent_view output = values.view();
-    const float two = 2;
-    latpar::cuda::kernels{}.linear_combination({&input, 1}, {&two, 1}, {&output, 1}, stream);
+    const std::array<float, 1> two{2};
+    latpar::cuda::kernels{}.linear_combination({&input, 1}, two, {&output, 1}, stream);
     latpar::cuda::copy_bytes(here.data(), values.view().data, sizeof(here), stream);
     return here == std::array<float, 3>{2, 4, 6};
 }
