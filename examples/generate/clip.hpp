@@ -52,13 +52,12 @@ template <class Place, class Loop>
 
 /// Samples as planned, on all ranks of the mesh; nothing if the user stopped it.
 template <class Place>
-[[nodiscard]] std::optional<clip_share> sample_clip(Place& here, latpar::any_communicator& world,
-                                                    latpar::mesh<communicator>& ranks, const job& j,
-                                                    const run_plan& plan, const watch& by,
-                                                    latpar::latent_view out) {
+[[nodiscard]] std::optional<clip_share> sample_clip(
+    Place& here, latpar::any_communicator& world, latpar::mesh<communicator>& ranks, const job& j,
+    const std::shared_ptr<const typename Place::trunk::weights>& weights, const run_plan& plan,
+    const watch& by, latpar::latent_view out) {
     using kernels = typename Place::kernels;
     using local = local_attention_of<Place>;
-    const auto weights = here.weights(j.weights);
     const auto exec = here.executor();
     std::optional<double> seconds;
     latpar::index_t model_calls = 0;
@@ -117,12 +116,12 @@ template <class Place>
     auto mesh = here.mesh_of(plan.nest.shape);
     latpar::latent result;
     if (is_first) result = latpar::latent(j.extents, latpar::dtype::f32, here.memory());
-    const auto share = sample_clip(here, world, mesh, j, plan,
+    const auto weights = here.weights(j.weights);
+    const auto share = sample_clip(here, world, mesh, j, weights, plan,
                                    {"sampling", is_silent, around.stop_requested}, result.view());
     if (!share) return ending::stopped;
     describe_clip(world, mesh, j, plan, *share, figures);
     here.describe(figures);
-    const auto weights = here.weights(j.weights);
     figures.peak_bytes = from_all(world, here.peak_bytes() + weights->storage.bytes());
 
     bool finished = true;

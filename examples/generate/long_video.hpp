@@ -145,8 +145,6 @@ template <class Place>
     auto place = here.alone(one);
     auto mesh = place.mesh_of(plan.shape);
     const auto weights = place.weights(j.all_weights());
-    place.synchronize();
-    const auto start = std::chrono::steady_clock::now();
     const auto exec = place.executor();
     auto model = model_of<Place>(j, weights, exec, local_attention_of<Place>(exec));
     latpar::loop::dual_paral loop(
@@ -154,6 +152,8 @@ template <class Place>
         plan.pipelines.front(), typename Place::kernels{}, place.memory());
     if (!j.options.video.resume.empty()) restore_state(place, loop, j);
     latpar::latent out(extents);
+    place.synchronize();
+    const auto start = std::chrono::steady_clock::now();
     const bool finished = run_video(place, loop, j, plan, loop.iteration(),
                                     {"one rank", at.is_silent(), at.around.stop_requested},
                                     [&](latpar::const_latent_view frames, latpar::index_t number) {

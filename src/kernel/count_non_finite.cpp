@@ -10,15 +10,6 @@
 namespace latpar::inline v0::kernel {
 namespace {
 
-float value_of(float x) {
-    return x;
-}
-
-template <class T>
-float value_of(T x) {
-    return to_float(x);
-}
-
 template <class T>
 std::uint64_t count(const const_latent_view& values) {
     const T* const data = values.as<T>();
@@ -27,7 +18,7 @@ std::uint64_t count(const const_latent_view& values) {
     loop.add(values.strides);
     loop([&](const auto& offsets, index_t length, const auto& steps) {
         const T* at = data + offsets[0];
-        for (index_t i = 0; i < length; ++i) out += !std::isfinite(value_of(at[i * steps[0]]));
+        for (index_t i = 0; i < length; ++i) out += !std::isfinite(to_float(at[i * steps[0]]));
     });
     return out;
 }
@@ -36,14 +27,7 @@ std::uint64_t count(const const_latent_view& values) {
 
 std::uint64_t count_non_finite(const const_latent_view& values) {
     detail::check_count(values, memory_space::host);
-    switch (values.type) {
-        case dtype::bf16:
-            return count<bfloat16>(values);
-        case dtype::f16:
-            return count<float16>(values);
-        default:
-            return count<float>(values);
-    }
+    return visit_floating(values.type, [&]<class T>() { return count<T>(values); });
 }
 
 }  // namespace latpar::inline v0::kernel

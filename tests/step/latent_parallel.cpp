@@ -31,6 +31,7 @@ struct stitch_count {
 
 /// Counts stitches that are a pass of their own, and those within a step.
 struct counting_kernels : kernel::host {
+    static constexpr bool prefers_fewer_passes = true;
     stitch_count* count = nullptr;
 
     void stitch(latent_view output, axis along, std::span<const kernel::stitch_part> parts,

@@ -25,6 +25,9 @@ struct device_coefficients {
 /// of more than 128 parts over one position.
 class kernels {
 public:
+    /// Two kernels in one save more than they cost: a launch and a pass over memory.
+    static constexpr bool prefers_fewer_passes = true;
+
     [[nodiscard]] memory_space space() const noexcept { return memory_space::cuda; }
 
     void copy(const_latent_view source, latent_view target, stream_ref stream = {}) const;

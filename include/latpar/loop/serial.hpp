@@ -131,7 +131,8 @@ public:
     /// Ends the waiting of the model's other ranks, with the reason.
     void abort(std::string_view reason) { ranks().abort(reason); }
 
-    /// What this rank holds between steps.
+    /// What this rank holds between steps; where a step was one pass with the stitch of its
+    /// prediction, that is not there.
     [[nodiscard]] latent_state& state() noexcept { return state_; }
 
 private:
@@ -145,11 +146,12 @@ private:
     }
 
     /// A call of the model and a step; in one pass over memory where the model leaves its prediction
-    /// in parts and the scheduler takes them.
+    /// in parts, the scheduler takes them and the kernels are the faster for it.
     template <noise_source Noise>
     void make_step(const Noise& noise, stream_ref stream) {
         const request next = next_request(stream);
         if constexpr (requires(const Schedule& schedule, const step_state& state) {
+                          requires Kernels::prefers_fewer_passes;
                           schedule.step(step_, state, model_->parts_of(next.z, next.info, stream),
                                         stepper_.kernels(), stream);
                       }) {

@@ -36,6 +36,7 @@ public:
     void reserve(const ulysses_plan& plan) {
         peers_ = {};  // before the memory that they are
         gathered_.reserve(plan.workspace_bytes(comm_->rank()), source_);
+        check_layout(plan);
         if constexpr (direct_communicator<Comm>) {
             if (plan.ranks > 1) {
                 peers_ = comm_->share(gathered_.data(), gathered_.bytes(), source_.space);
@@ -135,6 +136,19 @@ private:
     [[nodiscard]] static View key_heads_of(const View& view, const row_range& rows,
                                            const head_share& heads) {
         return part_of(view, rows.begin, rows.size(), heads.first_key, heads.key_count);
+    }
+    /// Errors: error if what a rank gathers is not what its plan says that it takes.
+    void check_layout(const ulysses_plan& plan) {
+        if (plan.ranks == 1 || gathered_.data() == nullptr) return;
+        const ulysses_plan* const in_use = std::exchange(plan_, &plan);
+        for (int rank = 0; rank < plan.ranks; ++rank) {
+            const index_t end = gathered_of(rank, gathered_.data()).messages - gathered_.data() +
+                                plan.message_bytes(rank);
+            latpar::detail::require<error>(end == plan.workspace_bytes(rank), "an attention takes ",
+                                           end, " bytes on rank ", rank, " of the ",
+                                           plan.workspace_bytes(rank), " that were planned");
+        }
+        plan_ = in_use;
     }
     void add_copy(const_heads_view from, heads_view to) {
         if (to.elements() > 0) copies_.push_back({as_latent(from), as_latent(to)});
