@@ -68,9 +68,7 @@ public:
 
 private:
     static std::shared_ptr<const wan::weights> weights_of(const wan::config& model) {
-        auto out = std::make_shared<wan::weights>();
-        out->config = model;
-        return out;
+        return std::make_shared<wan::weights>(model, wan::layer_range{});
     }
 
     dtype type_;  // of keys and values

@@ -191,6 +191,15 @@ TEST_CASE("attention refuses shapes that do not fit") {
     transposed.strides = {1, 4, 8};
     CHECK_THROWS_WITH(attention(transposed, p.k_view(), p.v_view(), to),
                       ContainsSubstring("dense head dimension"));
+    auto narrow = p.v_view();
+    narrow.type = dtype::bf16;
+    CHECK_THROWS_WITH(attention(p.q_view(), p.k_view(), narrow, to),
+                      ContainsSubstring("v must be host memory of f32"));
+    std::vector<float> logs(8);
+    auto lse = make_view(logs.data(), std::array<index_t, 2>{4, 2});
+    lse.space = memory_space::cuda;
+    CHECK_THROWS_WITH(attention(p.q_view(), p.k_view(), p.v_view(), to, lse),
+                      ContainsSubstring("of the queries in host memory"));
     CHECK_THROWS_WITH(attention(p.q_view(), p.k_view(), p.v_view(), to,
                                 make_view(out.data(), std::array<index_t, 2>{4, 3})),
                       ContainsSubstring("lse"));

@@ -25,9 +25,7 @@ constexpr std::string_view deep_config =
 
 /// An instance that knows its shape only.
 wan::transformer<> shape_of(const wan::config& config) {
-    auto nothing = std::make_shared<wan::weights>();
-    nothing->config = config;
-    return wan::transformer<>(std::shared_ptr<const wan::weights>(std::move(nothing)),
+    return wan::transformer<>(std::make_shared<wan::weights>(config, wan::layer_range{}),
                               executor_of(1));
 }
 

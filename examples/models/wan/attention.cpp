@@ -5,48 +5,55 @@
 #include <cmath>
 
 namespace wan {
-namespace {
 
-using latpar::detail::require;
-
-template <class View>
-auto* floats_of(const View& view, const char* name) {
-    require(view.space == latpar::memory_space::host && view.strides[2] == 1, "attention: ", name,
-            " must be host memory with a dense head dimension");
-    return view.template as<float>();
+void check_attention(const_heads_view q, const_heads_view k, const_heads_view v, heads_view out,
+                     lse_view lse, latpar::dtype type, latpar::memory_space space) {
+    using latpar::detail::require;
+    const index_t heads = q.extents[1];
+    const index_t key_heads = k.extents[1];
+    require(out.extents == q.extents && v.extents == k.extents && k.extents[2] == q.extents[2],
+            "attention: q and out are [tokens, heads, head_dim], k and v [tokens, heads, head_dim] "
+            "with the same head_dim; got q ",
+            q.extents[0], 'x', heads, 'x', q.extents[2], " and k ", k.extents[0], 'x', key_heads,
+            'x', k.extents[2]);
+    require(key_heads > 0 && heads % key_heads == 0, "attention: ", heads,
+            " query heads cannot share ", key_heads, " key heads evenly");
+    const auto check_view = [&](const const_heads_view& view, const char* name) {
+        require(view.space == space && view.strides[2] == 1 && view.type == type,
+                "attention: ", name, " must be ", name_of(space), " memory of ", name_of(type),
+                " with a dense head dimension; got ", name_of(view.space), " memory of ",
+                name_of(view.type), " with a stride of ", view.strides[2]);
+    };
+    check_view(q, "q");
+    check_view(k, "k");
+    check_view(v, "v");
+    check_view(out, "out");
+    require(!lse.data ||
+                (lse.extents[0] == q.extents[0] && lse.extents[1] == heads && lse.space == space),
+            "attention: lse is [tokens, heads] of the queries in ", name_of(space), " memory; got ",
+            lse.extents[0], 'x', lse.extents[1], " in ", name_of(lse.space), " memory");
 }
-
-}  // namespace
 
 void local_attention::operator()(const_heads_view q, const_heads_view k, const_heads_view v,
                                  heads_view out, lse_view lse, latpar::stream_ref) {
+    check_attention(q, k, v, out, lse, executor::type(), latpar::memory_space::host);
     const index_t queries = q.extents[0];
     const index_t heads = q.extents[1];
     const index_t head_dim = q.extents[2];
-    const index_t keys = k.extents[0];
     const index_t key_heads = k.extents[1];
-    require(out.extents == q.extents && v.extents == k.extents && k.extents[2] == head_dim,
-            "attention: q and out are [tokens, heads, head_dim], k and v [tokens, heads, head_dim] "
-            "with the same head_dim; got q ",
-            queries, 'x', heads, 'x', head_dim, " and k ", keys, 'x', key_heads, 'x', k.extents[2]);
-    require(key_heads > 0 && heads % key_heads == 0, "attention: ", heads,
-            " query heads cannot share ", key_heads, " key heads evenly");
     attention_tile whole{};
-    whole.q = floats_of(q, "q");
-    whole.k = floats_of(k, "k");
-    whole.v = floats_of(v, "v");
-    whole.out = floats_of(out, "out");
+    whole.q = q.as<float>();
+    whole.k = k.as<float>();
+    whole.v = v.as<float>();
+    whole.out = out.as<float>();
     whole.q_stride = q.strides[0];
     whole.k_stride = k.strides[0];
     whole.v_stride = v.strides[0];
     whole.out_stride = out.strides[0];
-    whole.keys = keys;
+    whole.keys = k.extents[0];
     whole.head_dim = head_dim;
     whole.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     if (lse.data) {
-        require(lse.extents[0] == queries && lse.extents[1] == heads,
-                "attention: lse is [tokens, heads] of the queries; got ", lse.extents[0], 'x',
-                lse.extents[1]);
         whole.lse = lse.as<float>();
         whole.lse_stride = lse.strides[0];
     }

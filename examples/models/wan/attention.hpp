@@ -27,6 +27,11 @@ using latpar::layer::lse_view;
 template <class A>
 concept attention = latpar::layer::attention<A>;
 
+/// Errors: usage_error unless the shapes of a call fit together, and all is memory of `space`: the
+/// lse, if it is wanted, and the others of `type`, with a dense head dimension.
+void check_attention(const_heads_view q, const_heads_view k, const_heads_view v, heads_view out,
+                     lse_view lse, latpar::dtype type, latpar::memory_space space);
+
 /// Attention over the tokens of this rank, parallel over heads and blocks of queries.
 ///
 /// The full score matrix never exists: memory beyond the arguments does not depend on the number of

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <wan/config.hpp>
 
+#include <cmath>
 #include <string>
 
 namespace wan {
@@ -46,6 +47,16 @@ latpar::extents3 config::token_grid(const latpar::extents3& window) const {
 latpar::extents3 config::rotary_pairs() const noexcept {
     const index_t spatial = attention_head_dim / 6;
     return {attention_head_dim / 2 - 2 * spatial, spatial, spatial};
+}
+
+double config::rotary_angle(std::size_t axis, index_t pair, index_t position) const noexcept {
+    const double exponent = static_cast<double>(pair) / static_cast<double>(rotary_pairs()[axis]);
+    return static_cast<double>(position) / std::pow(1e4, exponent);
+}
+
+float config::time_frequency(index_t i) const noexcept {
+    const float exponent = -std::log(1e4f) * static_cast<float>(i);
+    return std::exp(exponent / static_cast<float>(freq_dim / 2));
 }
 
 double config::operations(index_t tokens, index_t text_tokens) const noexcept {

@@ -4,6 +4,7 @@
 
 #include <latpar/core/box.hpp>
 
+#include <cstddef>
 #include <string_view>
 
 namespace wan {
@@ -34,6 +35,11 @@ struct config {
     [[nodiscard]] latpar::extents3 token_grid(const latpar::extents3& window) const;
     /// Rotary pairs of a head that turn with T, H, W.
     [[nodiscard]] latpar::extents3 rotary_pairs() const noexcept;
+    /// The angle by which such a pair of an axis turns at a position along it.
+    [[nodiscard]] double rotary_angle(std::size_t axis, index_t pair,
+                                      index_t position) const noexcept;
+    /// By which the time embedding multiplies times: wave i of freq_dim / 2.
+    [[nodiscard]] float time_frequency(index_t i) const noexcept;
     /// Floating-point operations of one prediction, as 2 x multiplications of its matrices.
     [[nodiscard]] double operations(index_t tokens, index_t text_tokens) const noexcept;
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/core/box.hpp>
+#include <latpar/core/dtype.hpp>
 
 #include <wan/config.hpp>
 #include <wan/weights.hpp>
@@ -42,5 +43,10 @@ struct memory_plan {
 /// Errors: usage_error for layers that the model does not have, and for windows or lent latents
 /// that are not whole patches.
 [[nodiscard]] memory_plan plan_memory(const config& shape, const memory_request& wanted);
+
+/// What any plan begins with, for a model of `type`: its texts, and the activations that a model
+/// has wherever it computes; weights and scratch memory are left 0. Errors: as plan_memory.
+[[nodiscard]] memory_plan begin_plan(const config& shape, const memory_request& wanted,
+                                     latpar::dtype type);
 
 }  // namespace wan

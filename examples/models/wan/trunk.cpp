@@ -11,25 +11,12 @@ namespace {
 using latpar::const_latent_view;
 using latpar::guidance_branch;
 using latpar::latent_view;
-using latpar::detail::require;
-
-// Vectors of a block's modulation.
-enum : int { attention_shift, attention_scale, attention_gate, ffn_shift, ffn_scale, ffn_gate };
-// Vectors of the head's.
-enum : int { head_shift, head_scale };
-
-// Room for `floats`; the old content is lost if it has to grow.
-float* room(latpar::buffer& buffer, index_t floats, latpar::memory_source memory) {
-    const index_t bytes = floats * static_cast<index_t>(sizeof(float));
-    if (buffer.bytes() < bytes) {
-        buffer = latpar::buffer();
-        buffer = latpar::buffer(bytes, memory);
-    }
-    return reinterpret_cast<float*>(buffer.data());
-}
 
 const float* floats_in(const latpar::buffer& buffer) {
     return reinterpret_cast<const float*>(buffer.data());
+}
+float* floats_in(latpar::buffer& buffer) {
+    return reinterpret_cast<float*>(buffer.data());
 }
 
 latpar::extents3 token_at(const latpar::extents3& grid, index_t token) {
@@ -51,25 +38,19 @@ void for_patch(const config& shape, const latpar::extents3& at, const View& like
 }
 
 // Extends the tables of one axis to `count` positions.
-void extend_rotary(std::vector<float>& cosine, std::vector<float>& sine, index_t pairs,
-                   index_t origin, index_t count) {
+void extend_rotary(context& ctx, const config& shape, std::size_t axis, index_t count) {
+    const index_t pairs = shape.rotary_pairs()[axis];
     if (pairs == 0) return;
-    for (index_t i = std::ssize(cosine) / pairs; i < count; ++i) {
+    for (index_t i = std::ssize(ctx.cosine[axis]) / pairs; i < count; ++i) {
         for (index_t pair = 0; pair < pairs; ++pair) {
-            const double exponent = static_cast<double>(pair) / static_cast<double>(pairs);
-            const double angle = static_cast<double>(origin + i) / std::pow(1e4, exponent);
-            cosine.push_back(static_cast<float>(std::cos(angle)));
-            sine.push_back(static_cast<float>(std::sin(angle)));
+            const double angle = shape.rotary_angle(axis, pair, ctx.origin[axis] + i);
+            ctx.cosine[axis].push_back(static_cast<float>(std::cos(angle)));
+            ctx.sine[axis].push_back(static_cast<float>(std::sin(angle)));
         }
     }
 }
 
 }  // namespace
-
-trunk::trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where)
-    : weights_(std::move(model)), executor_(std::move(exec)), positions_(where) {
-    require(weights_ && executor_, "the transformer needs weights and an executor");
-}
 
 template <class Task>
 void trunk::for_row_blocks(index_t rows, index_t floats, const Task& task) {
@@ -83,31 +64,14 @@ void trunk::apply(const linear_weights& layer, const float* x, index_t rows, flo
     executor_->kernels().linear(x, rows, layer.in, layer.weight, layer.bias, layer.out, y);
 }
 
-const block_weights& trunk::block(index_t layer) const {
-    require(weights_->layers.first <= layer && layer < weights_->layers.last, "layer ", layer,
-            " was not loaded; only [", weights_->layers.first, ", ", weights_->layers.last,
-            ") were");
-    return weights_->blocks[static_cast<std::size_t>(layer)];
-}
-
-const trunk::text_state& trunk::text(guidance_branch branch) const {
-    const text_state& out = texts_.at(static_cast<std::size_t>(branch));
-    require(out.tokens > 0, "no text was set for the ", name_of(branch),
-            " branch; call set_text first");
-    return out;
-}
-
 void trunk::set_text(guidance_branch branch, std::span<const float> embeddings) {
     const index_t columns = shape().text_dim;
     const index_t w = shape().width();
-    const index_t tokens = std::ssize(embeddings) / columns;
-    require(tokens > 0 && std::ssize(embeddings) == tokens * columns, "a text of ",
-            embeddings.size(), " numbers does not consist of rows of ", columns);
+    const index_t tokens = tokens_of(embeddings);
     text_state& out = texts_.at(static_cast<std::size_t>(branch));
-    const latpar::memory_source memory = executor_->memory();
     const kernel_table& kernels = executor_->kernels();
 
-    float* const embedded = room(out.embedded, tokens * w, memory);
+    float* const embedded = room<float>(out.embedded, tokens * w);
     for_row_blocks(tokens, row_block * w, [&](index_t row, index_t rows, float* scratch) {
         apply(weights_->text_1, embeddings.data() + row * columns, rows, scratch);
         kernels.gelu(scratch, rows * w);
@@ -116,9 +80,9 @@ void trunk::set_text(guidance_branch branch, std::span<const float> embeddings) 
     out.k.resize(weights_->blocks.size());
     out.v.resize(weights_->blocks.size());
     for (index_t layer = weights_->layers.first; layer < weights_->layers.last; ++layer) {
-        const attention_weights& cross = block(layer).cross;
-        float* const k = room(out.k[static_cast<std::size_t>(layer)], tokens * w, memory);
-        float* const v = room(out.v[static_cast<std::size_t>(layer)], tokens * w, memory);
+        const auto& cross = block(layer).cross;
+        float* const k = room<float>(out.k[static_cast<std::size_t>(layer)], tokens * w);
+        float* const v = room<float>(out.v[static_cast<std::size_t>(layer)], tokens * w);
         for_row_blocks(tokens, 0, [&](index_t row, index_t rows, float*) {
             apply(cross.k, embedded + row * w, rows, k + row * w);
             kernels.rms_norm(k + row * w, rows, w, shape().eps, cross.norm_k, k + row * w);
@@ -133,18 +97,10 @@ std::span<const float> trunk::embedded_text(guidance_branch branch) const {
     return {floats_in(out.embedded), static_cast<std::size_t>(out.tokens * shape().width())};
 }
 
-latpar::feature_cache_plan trunk::plan_cache(index_t first, index_t last,
-                                             std::span<const guidance_branch> branches,
-                                             index_t latents,
-                                             const latpar::extents3& window) const {
-    return plan_feature_cache(shape(), first, last, branches, latents, window, latpar::dtype::f32);
-}
-
 context trunk::prepare(const latpar::step_info& info, latpar::stream_ref) const {
     context out{place_tokens(shape(), info, positions_), {}, {}, {}};
-    const latpar::extents3 pairs = shape().rotary_pairs();
-    for (std::size_t i = 0; i < 3; ++i) {
-        extend_rotary(out.cosine[i], out.sine[i], pairs[i], out.origin[i], out.grid[i]);
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        extend_rotary(out, shape(), axis, out.grid[axis]);
     }
 
     const kernel_table& kernels = executor_->kernels();
@@ -160,8 +116,7 @@ context trunk::prepare(const latpar::step_info& info, latpar::stream_ref) const 
         for (const float step : steps) {
             for (const bool is_sine : {false, true}) {
                 for (index_t i = 0; i < half; ++i) {
-                    const float exponent = -std::log(1e4f) * static_cast<float>(i);
-                    const float angle = step * std::exp(exponent / static_cast<float>(half));
+                    const float angle = step * shape().time_frequency(i);
                     waves.push_back(is_sine ? std::sin(angle) : std::cos(angle));
                 }
             }
@@ -182,17 +137,12 @@ context trunk::prepare(const latpar::step_info& info, latpar::stream_ref) const 
     return out;
 }
 
-float* trunk::hidden_rows(const context& ctx) {
-    return room(hidden_, ctx.tokens() * shape().width(), executor_->memory());
-}
-
 void trunk::embed(const_latent_view z, const context& ctx, index_t sample, float* hidden,
                   latpar::stream_ref) {
     const std::vector<const_latent_view> parts =
         embedded_latents(shape(), ctx, z, std::ssize(ctx.samples), space);
-    require(weights_->patch.weight, "what embeds patches was not loaded; it comes with layer 0, [",
-            weights_->layers.first, ", ", weights_->layers.last, ") were");
-    const index_t columns = weights_->patch.in;
+    const linear_weights& embedding = patch_embedding();
+    const index_t columns = embedding.in;
     for_row_blocks(
         ctx.tokens(), row_block * columns, [&](index_t first, index_t rows, float* scratch) {
             float* to = scratch;
@@ -213,7 +163,7 @@ void trunk::embed(const_latent_view z, const context& ctx, index_t sample, float
                     to += part.extents[1] * step;
                 });
             }
-            apply(weights_->patch, scratch, rows, hidden + first * shape().width());
+            apply(embedding, scratch, rows, hidden + first * shape().width());
         });
 }
 
@@ -297,8 +247,7 @@ void trunk::lend(context& ctx, const feature_cache& cache, const latpar::feature
     const index_t w = shape().width();
     const latpar::feature_rows stored = cache.rows(key);
     check_lent(shape(), ctx, stored);
-    extend_rotary(ctx.cosine[0], ctx.sine[0], shape().rotary_pairs()[0], ctx.origin[0],
-                  ctx.grid[0] + stored.grid[0]);
+    extend_rotary(ctx, shape(), 0, ctx.grid[0] + stored.grid[0]);
     const index_t behind = latpar::volume_of(ctx.grid) + stored.first;
     for_row_blocks(
         stored.count(), shape().attention_head_dim, [&](index_t row, index_t rows, float* scratch) {
@@ -311,24 +260,12 @@ void trunk::lend(context& ctx, const feature_cache& cache, const latpar::feature
         });
 }
 
-// Empties an entry for the latents that the cache is to keep of this window. Returns which of their
-// tokens are computed here.
-latpar::feature_rows trunk::begin_entry(const context& ctx, feature_cache& cache,
-                                        const latpar::feature_key& key) const {
-    cache.begin(key, {});
-    const latpar::feature_rows rows =
-        kept_rows(shape(), ctx, cache.first_latent(), cache.latents());
-    if (cache.latents() > 0) cache.begin(key, rows);
-    return rows;
-}
-
 trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sample,
                                          const float* hidden, feature_cache* cache,
                                          latpar::stream_ref) {
     const block_weights& weights = block(layer);
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
     const kernel_table& kernels = executor_->kernels();
-    const latpar::memory_source memory = executor_->memory();
     const index_t w = shape().width();
     const index_t tokens = ctx.tokens();
     modulate({weights.modulation, static_cast<std::size_t>(6 * w)}, at.time_projection, 6,
@@ -336,10 +273,10 @@ trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sa
 
     const latpar::feature_key key{layer, at.branch};
     const index_t lent = cache ? cache->rows(key).count() : 0;
-    float* const q = room(q_, tokens * w, memory);
-    float* const k = room(k_, (tokens + lent) * w, memory);
-    float* const v = room(v_, (tokens + lent) * w, memory);
-    float* const out = room(out_, tokens * w, memory);
+    const projected out = room_for_attention(tokens, lent);
+    float* const q = floats_in(q_);
+    float* const k = floats_in(k_);
+    float* const v = floats_in(v_);
     if (lent > 0) lend(ctx, *cache, key, weights, k + tokens * w, v + tokens * w);
 
     const latpar::feature_rows kept =
@@ -369,12 +306,7 @@ trunk::projected trunk::before_attention(index_t layer, context& ctx, index_t sa
             rotate(ctx, k + row * w, ctx.begin + row, rows, table);
         });
 
-    const index_t heads = shape().num_attention_heads;
-    const index_t dim = shape().attention_head_dim;
-    const std::array<index_t, 3> own{tokens, heads, dim};
-    const std::array<index_t, 3> all{tokens + lent, heads, dim};
-    return {latpar::make_view(q, own), latpar::make_view(k, all), latpar::make_view(v, all),
-            latpar::make_view(out, own)};
+    return out;
 }
 
 void trunk::after_attention(index_t layer, const context& ctx, index_t sample, float* hidden,
@@ -432,17 +364,16 @@ void trunk::after_attention(index_t layer, const context& ctx, index_t sample, f
 latpar::basic_view<std::byte, 2> trunk::head(const context& ctx, index_t sample,
                                              const float* hidden, latpar::stream_ref) {
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
-    require(weights_->head.weight, "the head was not loaded; it comes with the last layer, [",
-            weights_->layers.first, ", ", weights_->layers.last, ") were");
+    const linear_weights& projection = head_projection();
     const index_t w = shape().width();
-    const index_t columns = weights_->head.out;
+    const index_t columns = projection.out;
     const index_t all = latpar::volume_of(ctx.grid);
     modulate({weights_->head_modulation, static_cast<std::size_t>(2 * w)}, at.time, 1,
              {head_scale});
-    float* const patches = room(patches_, all * columns, executor_->memory());
+    float* const patches = room<float>(patches_, all * columns);
     for_row_blocks(ctx.tokens(), row_block * w, [&](index_t row, index_t rows, float* scratch) {
         normalize(ctx, at.frames, hidden, row, rows, head_scale, head_shift, scratch);
-        apply(weights_->head, scratch, rows, patches + (ctx.begin + row) * columns);
+        apply(projection, scratch, rows, patches + (ctx.begin + row) * columns);
     });
     return latpar::make_view(patches, std::array<index_t, 2>{all, columns});
 }

@@ -5,6 +5,7 @@
 #include <latpar/denoise/staged_denoiser.hpp>
 
 #include <wan/attention.hpp>
+#include <wan/basic_trunk.hpp>
 #include <wan/executor.hpp>
 #include <wan/token_window.hpp>
 #include <wan/weights.hpp>
@@ -38,28 +39,18 @@ struct context : token_window {
 
 /// One instance of the model but for its self-attention. Single samples; `transformer` adds the
 /// loop over the batch. Calls take a stream, as those of a GPU do, and have finished on return.
-class trunk {
+class trunk : public basic_trunk<weights, executor> {
 public:
     using context = wan::context;
-    using executor = wan::executor;
     using feature_cache = wan::feature_cache;
     using local_attention = wan::local_attention;
-    using weights = wan::weights;
     static constexpr latpar::memory_space space = latpar::memory_space::host;
 
-    trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where);
-
-    [[nodiscard]] const config& shape() const noexcept { return weights_->config; }
+    trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where)
+        : basic_trunk(std::move(model), std::move(exec), where) {}
 
     void set_text(latpar::guidance_branch branch, std::span<const float> embeddings);
     [[nodiscard]] std::span<const float> embedded_text(latpar::guidance_branch branch) const;
-
-    /// The cache for layers [first, last) that keeps `latents` latent frames of a window.
-    ///
-    /// Errors: usage_error unless those are whole patches.
-    [[nodiscard]] latpar::feature_cache_plan plan_cache(
-        index_t first, index_t last, std::span<const latpar::guidance_branch> branches,
-        index_t latents, const latpar::extents3& window) const;
 
     /// The context of all tokens of the window.
     [[nodiscard]] context prepare(const latpar::step_info& info, latpar::stream_ref) const;
@@ -67,10 +58,6 @@ public:
     void embed(latpar::const_latent_view z, const context& ctx, index_t sample, float* hidden,
                latpar::stream_ref);
 
-    struct projected {
-        const_heads_view q, k, v;
-        heads_view out;
-    };
     /// Everything before the self-attention of `layer`; the views are valid until the next call.
     [[nodiscard]] projected before_attention(index_t layer, context& ctx, index_t sample,
                                              const float* hidden, feature_cache* cache,
@@ -86,16 +73,7 @@ public:
     void unpatchify(const context& ctx, index_t sample, latpar::latent_view prediction,
                     latpar::stream_ref);
 
-    /// Memory for the hidden rows of one sample.
-    [[nodiscard]] float* hidden_rows(const context& ctx);
-
 private:
-    struct text_state {
-        index_t tokens = 0;
-        latpar::buffer embedded;           // [tokens, width]
-        std::vector<latpar::buffer> k, v;  // one for each layer: [tokens, width]
-    };
-
     template <class Task>
     void for_row_blocks(index_t rows, index_t floats, const Task& task);
     template <class F>
@@ -111,19 +89,10 @@ private:
                 float* scratch) const;
     void lend(context& ctx, const feature_cache& cache, const latpar::feature_key& key,
               const block_weights& weights, float* keys, float* values);
-    [[nodiscard]] latpar::feature_rows begin_entry(const context& ctx, feature_cache& cache,
-                                                   const latpar::feature_key& key) const;
     void apply(const linear_weights& layer, const float* x, index_t rows, float* y) const;
-    [[nodiscard]] const block_weights& block(index_t layer) const;
-    [[nodiscard]] const text_state& text(latpar::guidance_branch branch) const;
 
-    std::shared_ptr<const weights> weights_;
-    std::shared_ptr<executor> executor_;
-    positions positions_;
-    std::array<text_state, 4> texts_;
     std::vector<float> modulation_;  // [frames, vectors, width], 1 added to the scales
     index_t vectors_ = 0;
-    latpar::buffer hidden_, q_, k_, v_, out_, patches_;
 };
 
 }  // namespace wan

@@ -3,10 +3,10 @@
 #include <latpar/io/safetensors.hpp>
 
 #include <nlohmann/json.hpp>
+#include <wan/tensors.hpp>
 #include <wan/weights.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -26,112 +26,31 @@ using std::filesystem::path;
 constexpr std::string_view base_name = "diffusion_pytorch_model.safetensors";
 
 // One tensor of the file and where it goes.
-struct target {
-    std::string name;
-    std::vector<index_t> shape;
-    const float** destination;  // null: checked, but not loaded
-    bool transposed;
+struct target : tensor_info {
+    const float** destination;
 };
 
-index_t elements_of(const std::vector<index_t>& shape) {
-    index_t out = 1;
-    for (const index_t extent : shape) out *= extent;
+// Everything that a file must have, in the order of the file's names.
+std::vector<target> targets_of(weights& into) {
+    std::vector<target> out;
+    for_each_tensor(into, [&](tensor_info one, const float*& pointer) {
+        out.push_back({std::move(one), &pointer});
+    });
     return out;
 }
 
-// Layers of a configuration, the default resolved, and room for their pointers.
-void choose_layers(weights& into, layer_range wanted) {
-    const index_t layers = into.config.num_layers;
-    into.layers = wanted;
-    if (into.layers.last < 0) into.layers.last = layers;
-    require(0 <= into.layers.first && into.layers.first <= into.layers.last &&
-                into.layers.last <= layers,
-            "layers [", wanted.first, ", ", wanted.last, ") were asked for of a model that has ",
-            layers);
-    into.blocks.resize(static_cast<std::size_t>(layers));
+// Floats that a tensor takes, so that the next begins on a cache line.
+index_t room_of(const target& one) {
+    constexpr index_t alignment = 16;
+    return (one.elements() + alignment - 1) / alignment * alignment;
 }
 
-// Everything that a file must have, in the order of the file's names.
-class target_list {
-public:
-    explicit target_list(weights& into) : into_(into) {
-        const config& c = into.config;
-        const index_t w = c.width();
-        const index_t patch = c.patch_volume();
-        const bool has_head = into.layers.last == c.num_layers;
-        linear("patch_embedding", into.layers.first == 0 ? &into.patch : nullptr,
-               c.in_channels * patch, w,
-               {w, c.in_channels, c.patch_size[0], c.patch_size[1], c.patch_size[2]});
-        const std::string embedder = "condition_embedder.";
-        linear(embedder + "time_embedder.linear_1", &into.time_1, c.freq_dim, w);
-        linear(embedder + "time_embedder.linear_2", &into.time_2, w, w);
-        linear(embedder + "time_proj", &into.time_projection, w, 6 * w);
-        linear(embedder + "text_embedder.linear_1", &into.text_1, c.text_dim, w);
-        linear(embedder + "text_embedder.linear_2", &into.text_2, w, w);
-        vector("scale_shift_table", has_head ? &into.head_modulation : nullptr, {1, 2, w});
-        linear("proj_out", has_head ? &into.head : nullptr, w, c.out_channels * patch);
-        for (index_t i = 0; i < c.num_layers; ++i) block(i);
-    }
-
-    [[nodiscard]] const std::vector<target>& all() const noexcept { return all_; }
-
-    /// Floats that a tensor takes, so that the next begins on a cache line.
-    [[nodiscard]] static index_t room_of(const target& one) {
-        constexpr index_t alignment = 16;
-        return (elements_of(one.shape) + alignment - 1) / alignment * alignment;
-    }
-    /// What all that are loaded take.
-    [[nodiscard]] index_t bytes() const {
-        index_t floats = 0;
-        for (const target& one : all_) floats += one.destination ? room_of(one) : 0;
-        return floats * static_cast<index_t>(sizeof(float));
-    }
-
-private:
-    void vector(std::string name, const float** destination, std::vector<index_t> shape) {
-        all_.push_back({std::move(name), std::move(shape), destination, false});
-    }
-
-    void linear(const std::string& name, linear_weights* layer, index_t in, index_t out,
-                std::vector<index_t> shape = {}) {
-        if (shape.empty()) shape = {out, in};
-        if (layer) {
-            layer->in = in;
-            layer->out = out;
-        }
-        all_.push_back(
-            {name + ".weight", std::move(shape), layer ? &layer->weight : nullptr, true});
-        vector(name + ".bias", layer ? &layer->bias : nullptr, {out});
-    }
-
-    void attention(const std::string& name, attention_weights* to) {
-        const index_t w = into_.config.width();
-        linear(name + "to_q", to ? &to->q : nullptr, w, w);
-        linear(name + "to_k", to ? &to->k : nullptr, w, w);
-        linear(name + "to_v", to ? &to->v : nullptr, w, w);
-        linear(name + "to_out.0", to ? &to->out : nullptr, w, w);
-        vector(name + "norm_q.weight", to ? &to->norm_q : nullptr, {w});
-        vector(name + "norm_k.weight", to ? &to->norm_k : nullptr, {w});
-    }
-
-    void block(index_t i) {
-        const config& c = into_.config;
-        const index_t w = c.width();
-        const bool wanted = i >= into_.layers.first && i < into_.layers.last;
-        block_weights* to = wanted ? &into_.blocks[static_cast<std::size_t>(i)] : nullptr;
-        const std::string name = concat("blocks.", i, '.');
-        attention(name + "attn1.", to ? &to->self : nullptr);
-        attention(name + "attn2.", to ? &to->cross : nullptr);
-        vector(name + "norm2.weight", to ? &to->norm2_weight : nullptr, {w});
-        vector(name + "norm2.bias", to ? &to->norm2_bias : nullptr, {w});
-        linear(name + "ffn.net.0.proj", to ? &to->ffn_up : nullptr, w, c.ffn_dim);
-        linear(name + "ffn.net.2", to ? &to->ffn_down : nullptr, c.ffn_dim, w);
-        vector(name + "scale_shift_table", to ? &to->modulation : nullptr, {1, 6, w});
-    }
-
-    weights& into_;
-    std::vector<target> all_;
-};
+// What all that are loaded take.
+index_t bytes_of(const std::vector<target>& targets) {
+    index_t floats = 0;
+    for (const target& one : targets) floats += one.is_loaded ? room_of(one) : 0;
+    return floats * static_cast<index_t>(sizeof(float));
+}
 
 std::string read_text(const path& file) {
     std::ifstream stream(file, std::ios::binary);
@@ -268,53 +187,50 @@ void transpose(const std::vector<float>& from, index_t rows, index_t columns, fl
 
 }  // namespace
 
+layer_range chosen_layers(const config& shape, layer_range wanted) {
+    const layer_range out{wanted.first, wanted.last < 0 ? shape.num_layers : wanted.last};
+    require(0 <= out.first && out.first <= out.last && out.last <= shape.num_layers, "layers [",
+            wanted.first, ", ", wanted.last, ") were asked for of a model that has ",
+            shape.num_layers);
+    return out;
+}
+
 std::shared_ptr<const weights> load_weights(const path& where, const load_options& options) {
     const checkpoint from = open_checkpoint(where);
-    auto out = std::make_shared<weights>();
-    out->config = parse_config(from.config_text, from.config_from.string());
-    choose_layers(*out, options.layers);
+    auto out = std::make_shared<weights>(parse_config(from.config_text, from.config_from.string()),
+                                         options.layers);
     require(options.memory.space == latpar::memory_space::host,
             "the weights are loaded to host memory, not ", name_of(options.memory.space));
 
-    const target_list targets(*out);
-    for (const target& one : targets.all()) static_cast<void>(checked(from, one));
-    refuse_unknown(from, targets.all());
+    const std::vector<target> targets = targets_of(*out);
+    for (const target& one : targets) static_cast<void>(checked(from, one));
+    refuse_unknown(from, targets);
 
-    out->storage = latpar::buffer(targets.bytes(), options.memory);
+    out->storage = latpar::buffer(bytes_of(targets), options.memory);
     auto* next = reinterpret_cast<float*>(out->storage.data());
-    for (const target& one : targets.all()) {
-        if (!one.destination) continue;
+    for (const target& one : targets) {
+        if (!one.is_loaded) continue;
         const safetensors_entry& entry = *from.tensors.at(one.name);
         const index_t elements = entry.elements();
-        if (one.transposed) {
+        if (one.role == tensor_role::matrix) {
             transpose(to_float32(entry), one.shape[0], elements / one.shape[0], next);
         } else {
             to_float32(entry, {next, static_cast<std::size_t>(elements)});
         }
         *one.destination = next;
-        next += target_list::room_of(one);
+        next += room_of(one);
     }
     return out;
 }
 
 index_t weight_bytes(const config& shape, layer_range layers) {
-    weights nothing;
-    nothing.config = shape;
-    choose_layers(nothing, layers);
-    return target_list(nothing).bytes();
-}
-
-std::vector<tensor_shape> tensor_shapes(const config& shape) {
-    weights nothing;
-    nothing.config = shape;
-    const target_list targets(nothing);
-    std::vector<tensor_shape> out;
-    for (const target& one : targets.all()) out.push_back({one.name, one.shape});
-    return out;
+    weights nothing(shape, layers);
+    return bytes_of(targets_of(nothing));
 }
 
 void write_random_model(const path& where, std::string_view config_json, std::uint64_t seed) {
-    const auto tensors = tensor_shapes(parse_config(config_json, "the configuration"));
+    weights nothing(parse_config(config_json, "the configuration"), {0, -1});
+    const std::vector<target> tensors = targets_of(nothing);
     std::vector<std::vector<float>> values;
     latpar::safetensors_writer writer;
     writer.set_metadata("config", std::string(config_json));
@@ -325,15 +241,10 @@ void write_random_model(const path& where, std::string_view config_json, std::ui
         bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
         return static_cast<float>((bits ^ (bits >> 31)) >> 40) * 0x1p-23f - 1.0f;
     };
-    for (const tensor_shape& tensor : tensors) {
-        const index_t elements = elements_of(tensor.shape);
-        const bool is_norm = tensor.name.find("norm") != std::string::npos;
-        const bool is_scale = is_norm && tensor.name.ends_with("weight");
-        const bool is_matrix = !is_norm && tensor.name.ends_with("weight");
-        const auto inputs = static_cast<float>(elements / tensor.shape[0]);
-        const float spread = is_matrix ? 1.7f / std::sqrt(inputs) : 0.2f;
-        auto& data = values.emplace_back(static_cast<std::size_t>(elements));
-        for (float& value : data) value = spread * uniform() + (is_scale ? 1.0f : 0.0f);
+    for (const target& tensor : tensors) {
+        const float spread = tensor.random_spread();
+        auto& data = values.emplace_back(static_cast<std::size_t>(tensor.elements()));
+        for (float& value : data) value = spread * uniform() + tensor.random_centre();
     }
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         writer.add<float>(tensors[i].name, tensors[i].shape, values[i]);

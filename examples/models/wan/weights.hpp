@@ -6,35 +6,14 @@
 
 #include <wan/config.hpp>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <string>
 #include <string_view>
 #include <vector>
 
 namespace wan {
-
-/// y = x * weight + bias, with weight [in, out]: transposed against the file.
-struct linear_weights {
-    index_t in = 0;
-    index_t out = 0;
-    const float* weight = nullptr;
-    const float* bias = nullptr;
-};
-
-struct attention_weights {
-    linear_weights q, k, v, out;
-    const float* norm_q = nullptr;
-    const float* norm_k = nullptr;
-};
-
-struct block_weights {
-    attention_weights self, cross;
-    const float* norm2_weight = nullptr;
-    const float* norm2_bias = nullptr;
-    linear_weights ffn_up, ffn_down;
-    const float* modulation = nullptr;  ///< [6, width]
-};
 
 /// Layers [first, last).
 struct layer_range {
@@ -42,17 +21,57 @@ struct layer_range {
     index_t last = 0;
 };
 
-/// All weights in float32. Immutable, so that any number of model instances may share them.
-struct weights {
+/// Layers of a model; a last one of -1 is the model's.
+///
+/// Errors: usage_error for layers that the model does not have.
+[[nodiscard]] layer_range chosen_layers(const config& shape, layer_range wanted);
+
+/// The weights that were loaded: matrices of `Number`, which is float, or the bytes of a type that
+/// is known at run time; vectors in float32.
+template <class Number>
+struct basic_weights {
+    /// y = x * weight + bias, with weight [in, out]: transposed against the file.
+    struct linear {
+        index_t in = 0;
+        index_t out = 0;
+        const Number* weight = nullptr;
+        const float* bias = nullptr;
+    };
+
+    struct attention {
+        linear q, k, v, out;
+        const float* norm_q = nullptr;
+        const float* norm_k = nullptr;
+    };
+
+    struct block {
+        attention self, cross;
+        const float* norm2_weight = nullptr;
+        const float* norm2_bias = nullptr;
+        linear ffn_up, ffn_down;
+        const float* modulation = nullptr;  ///< [6, width]
+    };
+
+    /// Without any tensor yet; errors: as chosen_layers.
+    basic_weights(const wan::config& shape, layer_range wanted)
+        : config(shape),
+          layers(chosen_layers(shape, wanted)),
+          blocks(static_cast<std::size_t>(shape.num_layers)) {}
+
     wan::config config;
     layer_range layers;  ///< those that were loaded
-    linear_weights time_1, time_2, time_projection, text_1, text_2;
-    linear_weights patch;                    ///< loaded with the first layer only
-    linear_weights head;                     ///< loaded with the last layer only
+    linear time_1, time_2, time_projection, text_1, text_2;
+    linear patch;                            ///< loaded with the first layer only
+    linear head;                             ///< loaded with the last layer only
     const float* head_modulation = nullptr;  ///< [2, width], with the head
-    std::vector<block_weights> blocks;       ///< one for each layer; empty where not loaded
+    std::vector<block> blocks;               ///< one for each layer; empty where not loaded
     latpar::buffer storage;
 };
+
+/// All weights in float32. Immutable, so that any number of model instances may share them.
+using weights = basic_weights<float>;
+using linear_weights = weights::linear;
+using block_weights = weights::block;
 
 struct load_options {
     /// A pipeline stage loads its own layers only; by default all. What embeds patches comes with
@@ -74,15 +93,6 @@ struct load_options {
 ///
 /// Errors: usage_error for layers that the model does not have.
 [[nodiscard]] index_t weight_bytes(const config& shape, layer_range layers);
-
-/// A tensor that a checkpoint of a configuration has.
-struct tensor_shape {
-    std::string name;
-    std::vector<index_t> shape;
-};
-
-/// All of them, under the names of the diffusers library.
-[[nodiscard]] std::vector<tensor_shape> tensor_shapes(const config& shape);
 
 /// Writes a checkpoint of small random weights, the same for the same seed: for benchmarks and
 /// tests.

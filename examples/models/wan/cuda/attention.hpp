@@ -10,6 +10,9 @@
 
 namespace wan::cuda {
 
+/// The largest head that attention is computed for.
+inline constexpr index_t largest_head = 128;
+
 /// Attention over the tokens of this rank in device memory, of f32 or bf16; the lse is f32.
 ///
 /// The full score matrix never exists, and no memory is taken: blocks of queries go over the keys
@@ -19,7 +22,7 @@ namespace wan::cuda {
 /// heads it is what one rank has. With fewer heads of keys and values than of queries each serves a
 /// group of queries. Without any key the output is 0 and the lse is -infinity.
 /// Stream: ordered on it. Memory: any strides, but head_dim is dense. `out` may be q itself.
-/// Errors: usage_error for shapes that do not fit together and for head_dim above 128.
+/// Errors: usage_error for shapes that do not fit together and for head_dim above `largest_head`.
 class attention {
 public:
     using executor = wan::cuda::executor;

@@ -6,12 +6,10 @@
 // the scores of a tile are multiplied while the weights of the tile before meet their values. After
 // FlashAttention-3 (arXiv 2407.08608). Compiled for sm_90a alone.
 #include <cuda.h>
-#include <wan/cuda/check.hpp>
-#include <wan/cuda/hopper_attention.hpp>
 
 #include <cmath>
 #include <cstdint>
-#include <wan/cuda/numbers.cuh>
+#include <wan/cuda/attention.cuh>
 
 namespace wan::cuda {
 namespace {
@@ -23,7 +21,6 @@ constexpr int key_tile = 128;
 constexpr int stages = 2;
 constexpr int panel = 64;  // columns of 128 bytes: what one swizzle covers
 constexpr int panel_bytes = key_tile * panel * 2;
-constexpr float lowest = -1.0e30f;
 
 static_assert(queries_of_block == key_tile);
 
@@ -33,10 +30,6 @@ constexpr int tile_bytes(int dim) {
 // Queries, and keys and values of each stage, behind what aligns them.
 constexpr std::size_t shared_bytes(int dim) {
     return 1024 + static_cast<std::size_t>((1 + 2 * stages) * tile_bytes(dim));
-}
-
-__device__ std::uint32_t shared_address(const void* memory) {
-    return static_cast<std::uint32_t>(__cvta_generic_to_shared(memory));
 }
 
 // Barriers in shared memory.
@@ -190,17 +183,6 @@ __device__ void multiply_values(float (&sums)[Dim / 2],
     for (int i = 0; i < key_tile / 16; ++i) {
         multiply_registers(sums, weights[i], b + i * (16 * 128 >> 4));
     }
-}
-
-__device__ std::uint32_t pack(float low, float high) {
-    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const std::uint32_t*>(&both);
-}
-
-__device__ float power_of_two(float x) {
-    float out;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(out) : "f"(x));
-    return out;
 }
 
 // A thread has rows lane / 4 and that + 8 of its warp's 16, columns lane % 4 * 2 and + 1 of each 8.
@@ -435,7 +417,7 @@ CUtensorMap map_of(const void* data, index_t tokens, index_t heads, index_t head
 }
 
 template <int Dim>
-void launch(const attention_task& task, latpar::stream_ref stream) {
+void launch_padded(const attention_task& task, latpar::stream_ref stream) {
     const index_t key_heads = task.heads / task.group;
     check(cudaFuncSetAttribute(hopper_kernel<Dim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes(Dim))),
@@ -453,9 +435,9 @@ void launch(const attention_task& task, latpar::stream_ref stream) {
 
 void attend_hopper(const attention_task& task, latpar::stream_ref stream) {
     if (task.head_dim <= 64) {
-        launch<64>(task, stream);
+        launch_padded<64>(task, stream);
     } else {
-        launch<128>(task, stream);
+        launch_padded<128>(task, stream);
     }
 }
 

@@ -99,23 +99,4 @@ void fill_random(void* out, index_t elements, latpar::dtype type, float spread, 
 /// Waits for all that the current device has to do.
 void wait_for_device();
 
-/// The largest head that attention is computed for.
-inline constexpr index_t largest_head = 128;
-
-/// out = softmax(scale q k^T) v for every query over every key; strides count elements.
-struct attention_task {
-    const void* q;
-    const void* k;
-    const void* v;
-    void* out;
-    float* lse = nullptr;  ///< null: not wanted
-    latpar::dtype type;
-    index_t queries, keys, heads, group, head_dim;
-    index_t q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head;
-    index_t lse_token = 0, lse_head = 0;
-    float scale;
-    bool is_common = false;  ///< without the kernels of one architecture alone
-};
-void attend(const attention_task& task, latpar::stream_ref stream);
-
 }  // namespace wan::cuda

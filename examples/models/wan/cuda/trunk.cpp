@@ -19,20 +19,6 @@ using latpar::memory_space;
 using latpar::stream_ref;
 using latpar::detail::require;
 
-// Vectors of a block's modulation.
-enum : int { attention_shift, attention_scale, attention_gate, ffn_shift, ffn_scale, ffn_gate };
-// Vectors of the head's.
-enum : int { head_shift, head_scale };
-
-// Room for `bytes`; the old content is lost if it has to grow.
-std::byte* room(latpar::buffer& buffer, index_t bytes, latpar::memory_source memory) {
-    if (buffer.bytes() < bytes) {
-        buffer = latpar::buffer();
-        buffer = latpar::buffer(bytes, memory);
-    }
-    return buffer.data();
-}
-
 template <class Byte, std::size_t Rank>
 latpar::basic_view<Byte, Rank> device_view(Byte* data, const std::array<index_t, Rank>& extents,
                                            dtype type) {
@@ -46,8 +32,7 @@ latent_view row_view(std::byte* data, index_t elements, dtype type) {
 }  // namespace
 
 trunk::trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where)
-    : weights_(std::move(model)), executor_(std::move(exec)), positions_(where) {
-    require(weights_ && executor_, "the transformer needs weights and an executor");
+    : basic_trunk(std::move(model), std::move(exec), where) {
     require(weights_->type == executor_->type(), "weights of ", name_of(weights_->type),
             " were given an executor of ", name_of(executor_->type()),
             "; upload them as that, or make the executor for theirs");
@@ -61,29 +46,13 @@ index_t trunk::row_bytes(index_t columns) const noexcept {
 }
 
 std::byte* trunk::rows(latpar::buffer& buffer, index_t count, index_t columns) {
-    return room(buffer, count * row_bytes(columns), executor_->memory());
-}
-
-const block_weights& trunk::block(index_t layer) const {
-    require(weights_->layers.first <= layer && layer < weights_->layers.last, "layer ", layer,
-            " was not loaded; only [", weights_->layers.first, ", ", weights_->layers.last,
-            ") were");
-    return weights_->blocks[static_cast<std::size_t>(layer)];
-}
-
-const trunk::text_state& trunk::text(guidance_branch branch) const {
-    const text_state& out = texts_.at(static_cast<std::size_t>(branch));
-    require(out.tokens > 0, "no text was set for the ", name_of(branch),
-            " branch; call set_text first");
-    return out;
+    return room<std::byte>(buffer, count * row_bytes(columns));
 }
 
 void trunk::set_text(guidance_branch branch, std::span<const float> embeddings) {
     const index_t columns = shape().text_dim;
     const index_t w = shape().width();
-    const index_t tokens = std::ssize(embeddings) / columns;
-    require(tokens > 0 && std::ssize(embeddings) == tokens * columns, "a text of ",
-            embeddings.size(), " numbers does not consist of rows of ", columns);
+    const index_t tokens = tokens_of(embeddings);
     text_state& out = texts_.at(static_cast<std::size_t>(branch));
     const stream_ref stream{};
     // Calls on any stream may still read the text before.
@@ -106,7 +75,7 @@ void trunk::set_text(guidance_branch branch, std::span<const float> embeddings) 
     out.k.resize(weights_->blocks.size());
     out.v.resize(weights_->blocks.size());
     for (index_t layer = weights_->layers.first; layer < weights_->layers.last; ++layer) {
-        const attention_weights& cross = block(layer).cross;
+        const auto& cross = block(layer).cross;
         std::byte* const k = rows(out.k[static_cast<std::size_t>(layer)], tokens, w);
         std::byte* const v = rows(out.v[static_cast<std::size_t>(layer)], tokens, w);
         executor_->multiply(cross.k, embedded, tokens, k, stream);
@@ -130,13 +99,6 @@ std::vector<float> trunk::embedded_text(guidance_branch branch) const {
     return out;
 }
 
-latpar::feature_cache_plan trunk::plan_cache(index_t first, index_t last,
-                                             std::span<const guidance_branch> branches,
-                                             index_t latents,
-                                             const latpar::extents3& window) const {
-    return plan_feature_cache(shape(), first, last, branches, latents, window, type());
-}
-
 // Memory that no context has.
 std::shared_ptr<const latpar::buffer> trunk::time_memory(index_t floats) {
     const auto is_free = [](const auto& one) { return one.use_count() == 1; };
@@ -145,7 +107,7 @@ std::shared_ptr<const latpar::buffer> trunk::time_memory(index_t floats) {
         times_.push_back(std::make_shared<latpar::buffer>());
         found = times_.end() - 1;
     }
-    static_cast<void>(room(**found, 4 * floats, executor_->memory()));
+    static_cast<void>(room<float>(**found, floats));
     return *found;
 }
 
@@ -193,18 +155,12 @@ context trunk::prepare(const latpar::step_info& info, stream_ref stream) {
     return out;
 }
 
-float* trunk::hidden_rows(const context& ctx) {
-    return reinterpret_cast<float*>(
-        room(hidden_, 4 * ctx.tokens() * shape().width(), executor_->memory()));
-}
-
 void trunk::embed(const_latent_view z, const context& ctx, index_t sample, float* hidden,
                   stream_ref stream) {
     const std::vector<const_latent_view> parts =
         embedded_latents(shape(), ctx, z, std::ssize(ctx.samples), space);
-    require(weights_->patch.weight, "what embeds patches was not loaded; it comes with layer 0, [",
-            weights_->layers.first, ", ", weights_->layers.last, ") were");
-    const index_t columns = weights_->patch.in;
+    const linear_weights& embedding = patch_embedding();
+    const index_t columns = embedding.in;
     std::byte* const patches = rows(wide_, ctx.tokens(), columns);
     index_t column = 0;
     for (const const_latent_view& part : parts) {
@@ -212,8 +168,8 @@ void trunk::embed(const_latent_view z, const context& ctx, index_t sample, float
                        patches, type(), columns, column, stream);
         column += part.extents[1] * shape().patch_volume();
     }
-    fill_rows(hidden, ctx.tokens(), shape().width(), weights_->patch.bias, stream);
-    executor_->multiply_add(weights_->patch, patches, ctx.tokens(), hidden, stream);
+    fill_rows(hidden, ctx.tokens(), shape().width(), embedding.bias, stream);
+    executor_->multiply_add(embedding, patches, ctx.tokens(), hidden, stream);
 }
 
 // What changes the hidden rows of a sample, or only reads them, without either yet.
@@ -256,16 +212,15 @@ trunk::projected trunk::before_attention(index_t layer, const context& ctx, inde
     const block_weights& weights = block(layer);
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
     const index_t w = shape().width();
-    const index_t heads = shape().num_attention_heads;
     const index_t dim = shape().attention_head_dim;
     const index_t tokens = ctx.tokens();
 
     const latpar::feature_key key{layer, at.branch};
     const index_t lent = cache ? cache->rows(key).count() : 0;
-    std::byte* const q = rows(q_, tokens, w);
-    std::byte* const k = rows(k_, tokens + lent, w);
-    std::byte* const v = rows(v_, tokens + lent, w);
-    std::byte* const out = rows(out_, tokens, w);
+    const projected out = room_for_attention(tokens, lent);
+    std::byte* const q = q_.data();
+    std::byte* const k = k_.data();
+    std::byte* const v = v_.data();
     std::byte* const normal = rows(rows_, tokens, w);
     if (lent > 0) {
         lend(ctx, *cache, key, weights, k + tokens * row_bytes(w), v + tokens * row_bytes(w),
@@ -290,12 +245,8 @@ trunk::projected trunk::before_attention(index_t layer, const context& ctx, inde
 
     const float* key_bias = weights.self.k.bias;
     if (cache) {
-        // Empty, or with the rows of this window that are to be kept, before the keys' norm.
-        cache->begin(key, {});
-        const latpar::feature_rows kept =
-            kept_rows(shape(), ctx, cache->first_latent(), cache->latents());
-        if (cache->latents() > 0) cache->begin(key, kept);
-        if (kept.count() > 0) {
+        const latpar::feature_rows kept = begin_entry(ctx, *cache, key);
+        if (kept.count() > 0) {  // before the keys' norm
             add_bias(k, tokens, w, type(), key_bias, stream);
             key_bias = nullptr;
             const index_t skip = (kept.origin + kept.first - ctx.begin) * row_bytes(w);
@@ -307,10 +258,7 @@ trunk::projected trunk::before_attention(index_t layer, const context& ctx, inde
     normalize_heads(k, tokens, w, dim, type(), key_bias, weights.self.norm_k, shape().eps,
                     rotation_of(ctx, ctx.begin), stream);
 
-    const std::array<index_t, 3> own{tokens, heads, dim};
-    const std::array<index_t, 3> all{tokens + lent, heads, dim};
-    return {device_view(q, own, type()), device_view(k, all, type()), device_view(v, all, type()),
-            device_view(out, own, type())};
+    return out;
 }
 
 void trunk::after_attention(index_t layer, const context& ctx, index_t sample, float* hidden,
@@ -371,13 +319,12 @@ void trunk::after_attention(index_t layer, const context& ctx, index_t sample, f
 latpar::basic_view<std::byte, 2> trunk::head(const context& ctx, index_t sample,
                                              const float* hidden, stream_ref stream) {
     const context::sample& at = ctx.samples[static_cast<std::size_t>(sample)];
-    require(weights_->head.weight, "the head was not loaded; it comes with the last layer, [",
-            weights_->layers.first, ", ", weights_->layers.last, ") were");
+    const linear_weights& projection = head_projection();
     const index_t w = shape().width();
-    const index_t columns = weights_->head.out;
+    const index_t columns = projection.out;
     const index_t all = latpar::volume_of(ctx.grid);
     std::byte* const normal = rows(rows_, ctx.tokens(), w);
-    std::byte* const patches = room(patches_, 4 * all * columns, executor_->memory());
+    float* const patches = room<float>(patches_, all * columns);
     row_update norm = update_of(ctx, at, hidden);
     norm.out = normal;
     norm.stride = w;
@@ -385,10 +332,10 @@ latpar::basic_view<std::byte, 2> trunk::head(const context& ctx, index_t sample,
     norm.multiply = {weights_->head_modulation + head_scale * w, at.time};
     norm.add = {weights_->head_modulation + head_shift * w, at.time};
     update_rows(norm, stream);
-    float* const own = reinterpret_cast<float*>(patches) + ctx.begin * columns;
-    fill_rows(own, ctx.tokens(), columns, weights_->head.bias, stream);
-    executor_->multiply_add(weights_->head, normal, ctx.tokens(), own, stream);
-    return device_view(patches, std::array<index_t, 2>{all, columns}, dtype::f32);
+    float* const own = patches + ctx.begin * columns;
+    fill_rows(own, ctx.tokens(), columns, projection.bias, stream);
+    executor_->multiply_add(projection, normal, ctx.tokens(), own, stream);
+    return latpar::make_view(patches, std::array<index_t, 2>{all, columns}, space);
 }
 
 void trunk::unpatchify(const context& ctx, index_t sample, latent_view prediction,

@@ -5,12 +5,11 @@
 #include <latpar/cuda/kernels.hpp>
 #include <latpar/denoise/staged_denoiser.hpp>
 
+#include <wan/basic_trunk.hpp>
 #include <wan/cuda/attention.hpp>
 #include <wan/cuda/executor.hpp>
 #include <wan/cuda/weights.hpp>
-#include <wan/token_window.hpp>
 
-#include <array>
 #include <memory>
 #include <span>
 #include <vector>
@@ -50,19 +49,15 @@ struct context : token_window {
 /// Memory: latents, conditions and hidden rows are device memory. It comes from the executor's
 /// source, grows with the largest window and number of contexts alive, and stays: a call that needs
 /// no more takes none.
-class trunk {
+class trunk : public basic_trunk<weights, executor> {
 public:
     using context = wan::cuda::context;
-    using executor = wan::cuda::executor;
     using feature_cache = wan::cuda::feature_cache;
     using local_attention = wan::cuda::attention;
-    using weights = wan::cuda::weights;
     static constexpr latpar::memory_space space = latpar::memory_space::cuda;
 
     /// Errors: usage_error for weights of another type than the executor's.
     trunk(std::shared_ptr<const weights> model, std::shared_ptr<executor> exec, positions where);
-
-    [[nodiscard]] const config& shape() const noexcept { return weights_->config; }
 
     /// Waits for all that the device has to do, before and after.
     void set_text(latpar::guidance_branch branch, std::span<const float> embeddings);
@@ -74,19 +69,11 @@ public:
     /// those of step_info.
     void set_device_timesteps(const float* timesteps) noexcept { timesteps_ = timesteps; }
 
-    [[nodiscard]] latpar::feature_cache_plan plan_cache(
-        index_t first, index_t last, std::span<const latpar::guidance_branch> branches,
-        index_t latents, const latpar::extents3& window) const;
-
     [[nodiscard]] context prepare(const latpar::step_info& info, latpar::stream_ref stream);
 
     void embed(latpar::const_latent_view z, const context& ctx, index_t sample, float* hidden,
                latpar::stream_ref stream);
 
-    struct projected {
-        const_heads_view q, k, v;
-        heads_view out;
-    };
     [[nodiscard]] projected before_attention(index_t layer, const context& ctx, index_t sample,
                                              const float* hidden, feature_cache* cache,
                                              latpar::stream_ref stream);
@@ -99,15 +86,7 @@ public:
     void unpatchify(const context& ctx, index_t sample, latpar::latent_view prediction,
                     latpar::stream_ref stream);
 
-    [[nodiscard]] float* hidden_rows(const context& ctx);
-
 private:
-    struct text_state {
-        index_t tokens = 0;
-        latpar::buffer embedded;           // [tokens, width]
-        std::vector<latpar::buffer> k, v;  // one for each layer: [tokens, width]
-    };
-
     [[nodiscard]] latpar::dtype type() const noexcept { return weights_->type; }
     [[nodiscard]] index_t row_bytes(index_t columns) const noexcept;
     [[nodiscard]] std::byte* rows(latpar::buffer& buffer, index_t count, index_t columns);
@@ -118,17 +97,11 @@ private:
     void lend(const context& ctx, const feature_cache& cache, const latpar::feature_key& key,
               const block_weights& weights, std::byte* keys, std::byte* values,
               latpar::stream_ref stream) const;
-    [[nodiscard]] const block_weights& block(index_t layer) const;
-    [[nodiscard]] const text_state& text(latpar::guidance_branch branch) const;
 
-    std::shared_ptr<const weights> weights_;
-    std::shared_ptr<executor> executor_;
-    positions positions_;
     attention cross_;
     const float* timesteps_ = nullptr;
-    std::array<text_state, 4> texts_;
     std::vector<std::shared_ptr<latpar::buffer>> times_;  // those that no context has are free
-    latpar::buffer hidden_, q_, k_, v_, out_, rows_, wide_, patches_;
+    latpar::buffer rows_, wide_;
 };
 
 }  // namespace wan::cuda
