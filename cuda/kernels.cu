@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(block_threads, 4)
 
 auto copy_launch(stream_ref stream, const char* what) {
     return [stream, what]<int Capacity>(const copy_batch<Capacity>& batch) {
-        launch(copy_kernel<Capacity>, batch.tiles, stream, what, batch);
+        launch(copy_kernel<Capacity>, batch.blocks(), stream, what, batch);
     };
 }
 

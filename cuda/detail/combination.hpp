@@ -103,8 +103,9 @@ void run_combination(std::span<const const_latent_view> inputs, std::span<const 
 
 /// Where the coefficients of a task lie: in itself, or where they are read when it runs.
 struct coefficient_table {
-    const float* values;   ///< [rows, Task::max_columns]
-    std::uint32_t summed;  ///< as the task's
+    const float* values;       ///< [rows, Task::max_columns]
+    std::uint32_t summed;      ///< as the task's
+    std::uint32_t read = ~0u;  ///< a bit for each column to load; a task's own are
 };
 
 /// Coefficients in device memory, and which of them a task's columns have.
@@ -113,7 +114,7 @@ struct remote_coefficients {
     std::uint32_t inputs = 0;
     std::uint8_t input_of[kernel::max_operands] = {};  ///< of each column
 };
-/// A task that reads every input which has memory; its own coefficients say nothing.
+/// A task of every input that has memory; its own coefficients say nothing.
 struct remote_combination {
     combination_task task;
     remote_coefficients coefficients;
@@ -134,10 +135,12 @@ LATPAR_DEVICE void fetch_coefficients(const combination_task& task, const remote
 }
 /// The table of coefficients that were brought.
 LATPAR_DEVICE coefficient_table table_of(const combination_task& task, const float* values) {
-    coefficient_table out{values, 0};
+    coefficient_table out{values, 0, 0};
     for (std::uint32_t r = 0; r < task.rows; ++r) {
         for (std::uint32_t k = 0; k < task.columns; ++k) {
-            if (values[r * combination_task::max_columns + k] != 0) out.summed |= 1u << r;
+            if (values[r * combination_task::max_columns + k] == 0) continue;
+            out.summed |= 1u << r;
+            out.read |= 1u << k;
         }
     }
     return out;
@@ -214,7 +217,7 @@ LATPAR_DEVICE void combine_items(const Task& task, const coefficient_table& tabl
         LATPAR_UNROLL
         for (std::uint32_t j = 0; j < ahead; ++j) {
             const std::uint32_t k = begin + j;
-            if (k >= task.columns) continue;
+            if (k >= task.columns || !((table.read >> k) & 1u)) continue;
             const operand& input = task.inputs[k];
             std::byte* from[Items];
             rows_of(input, from);
@@ -228,7 +231,7 @@ LATPAR_DEVICE void combine_items(const Task& task, const coefficient_table& tabl
             if (k == task.stitched) {
                 add_terms(task.rows, task.stitched_coefficients, 1, stitched, sums);
             }
-            if (k >= task.columns) continue;
+            if (k >= task.columns || !((table.read >> k) & 1u)) continue;
             float terms[Items][4];
             widen_items(task.input_types[k], values[j], terms);
             add_terms(task.rows, table.values + k, Task::max_columns, terms, sums);

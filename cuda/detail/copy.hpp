@@ -37,12 +37,23 @@ struct copy_task {
 }
 
 /// Several copies in one launch: as much as fits the parameters of a kernel.
+///
+/// The tiles are cut into `runs`, and neighbouring blocks work in different ones: what crosses a
+/// link to another device is then under way together with what does not. Up to `runs` - 1 blocks
+/// find no tile.
 template <int Capacity>
 struct copy_batch {
+    static constexpr std::uint32_t runs = Capacity > 1 ? 8 : 1;
+
     std::uint32_t count = 0;
     std::uint32_t tiles = 0;
     std::uint32_t first_tile[Capacity] = {};
     copy_task tasks[Capacity];
+
+    [[nodiscard]] LATPAR_DEVICE std::uint32_t tiles_per_run() const {
+        return (tiles + runs - 1) / runs;
+    }
+    [[nodiscard]] std::uint32_t blocks() const { return runs * tiles_per_run(); }
 };
 
 /// Elements of an item: 16 bytes of the target, for a store of half a sector costs as much.
@@ -266,10 +277,13 @@ LATPAR_DEVICE void round_share(const copy_task& task, std::uint32_t first) {
     }
 }
 
-/// The share of one thread of one tile of a batch.
+/// The share of one thread of a block of a batch.
 template <int Capacity>
-LATPAR_DEVICE void copy_batch_share(const copy_batch<Capacity>& batch, std::uint32_t tile,
+LATPAR_DEVICE void copy_batch_share(const copy_batch<Capacity>& batch, std::uint32_t block,
                                     std::uint32_t thread) {
+    constexpr std::uint32_t runs = copy_batch<Capacity>::runs;
+    const std::uint32_t tile = block % runs * batch.tiles_per_run() + block / runs;
+    if (tile >= batch.tiles) return;
     std::uint32_t k = 0;
     if constexpr (Capacity > 1) {
         // The last task that begins at or before the tile.

@@ -311,13 +311,20 @@ LATPAR_DEVICE void stitch_items_at(const Task& task, const float* weights,
         const float* const own = weights + (task.weights_at[k] + static_cast<int>(at.position));
         float terms[Items][4];
         widen_items(task.part_types[k], values, terms);
-        LATPAR_UNROLL
-        for (int e = 0; e < 4; ++e) {
-            if (CutsRows && (e < begin || e >= until)) continue;
+        const auto add = [&](int e) {
             const float weight = own[CutsRows ? e : 0];
             summed |= 1u << e;
             LATPAR_UNROLL
             for (int u = 0; u < Items; ++u) sums[u][e] += weight * terms[u][e];
+        };
+        if (!CutsRows || until - begin == 4) {
+            LATPAR_UNROLL
+            for (int e = 0; e < 4; ++e) add(e);
+        } else {
+            LATPAR_UNROLL
+            for (int e = 0; e < 4; ++e) {
+                if (e >= begin && e < until) add(e);
+            }
         }
     }
     LATPAR_UNROLL
@@ -337,10 +344,27 @@ LATPAR_DEVICE void round_items(float (&values)[Items][4]) {
     }
 }
 
+/// The place of a thread among all where parts meet within a row: about half of a warp stands in one
+/// row and half in the next, so that fewer parts meet in what it covers. Exactly so where two rows
+/// are whole warps; an odd last row stays as it is.
+LATPAR_DEVICE std::uint32_t in_two_rows(const stitch_shape& shape, std::uint32_t thread) {
+    constexpr std::uint32_t half = 16;
+    const std::uint32_t groups = shape.groups.divisor;
+    const std::uint32_t first = shape.groups.quotient(thread) / 2 * 2 * groups;
+    if (first + 2 * groups > shape.threads) return thread;
+    const std::uint32_t chunk = (thread - first) / (2 * half);
+    const std::uint32_t left = groups - chunk * half;
+    const std::uint32_t width = left < half ? left : half;
+    const std::uint32_t lane = thread - first - chunk * 2 * half;
+    const std::uint32_t row = lane >= width;
+    return first + row * groups + chunk * half + lane - row * width;
+}
+
 /// The share of one thread of all; `CutsRows` where parts meet within a row.
 template <int Rows, bool CutsRows, class Task>
 LATPAR_DEVICE void stitch_share(const Task& task, const float* weights, std::uint32_t thread) {
     if (thread >= task.shape.threads) return;
+    if constexpr (CutsRows) thread = in_two_rows(task.shape, thread);
     constexpr int items = stitch_items(Rows);
     const stitch_place<CutsRows, items> at(task.shape, thread);
     const auto rows_of = [&](const operand& tensor, std::byte*(&rows)[items]) {

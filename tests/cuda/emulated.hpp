@@ -39,9 +39,9 @@ struct emulated_kernels {
             moving,
             [&](const auto& batch) {
                 count();
-                for (std::uint32_t tile = 0; tile < batch.tiles; ++tile) {
+                for (std::uint32_t block = 0; block < batch.blocks(); ++block) {
                     for (std::uint32_t t = 0; t < latpar::cuda::detail::block_threads; ++t) {
-                        latpar::cuda::detail::copy_batch_share(batch, tile, t);
+                        latpar::cuda::detail::copy_batch_share(batch, block, t);
                     }
                 }
             },
