@@ -10,6 +10,7 @@
 #include <latpar/loop/detail/reused_predictions.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -127,7 +128,7 @@ public:
     /// Runs all steps that are left. `on_step(i)` is called when steps up to i are done, after each
     /// of the warm-up and of each batch; when it returns false on any rank, all stop there and the
     /// result is false. After the last step it is too late to stop.
-    template <noise_source Noise, class OnStep>
+    template <noise_source Noise, std::predicate<index_t> OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
         latpar::detail::require_started(started_, false);
         return guarded_call([&] {

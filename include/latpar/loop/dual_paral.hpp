@@ -16,6 +16,7 @@
 #include <array>
 #include <charconv>
 #include <chrono>
+#include <concepts>
 #include <functional>
 #include <optional>
 #include <string>
@@ -178,7 +179,7 @@ public:
     /// gets the frames of each block that is done, [1, C, frames, H, W], and the number of the
     /// first in the video; its view is valid, and its data is complete on `stream`, until it
     /// returns. `step_noise` serves schedulers that draw some.
-    template <block_noise Noise, class Sink, class GoOn, noise_source StepNoise>
+    template <block_noise Noise, class Sink, std::predicate<index_t> GoOn, noise_source StepNoise>
     bool run(const Noise& noise, Sink&& sink, GoOn&& go_on, const StepNoise& step_noise,
              stream_ref stream = {}) {
         return guarded(*this, [&] {
@@ -201,7 +202,7 @@ public:
             return finished;
         });
     }
-    template <block_noise Noise, class Sink, class GoOn>
+    template <block_noise Noise, class Sink, std::predicate<index_t> GoOn>
     bool run(const Noise& noise, Sink&& sink, GoOn&& go_on, stream_ref stream = {}) {
         return run(noise, sink, go_on, latpar::detail::no_noise{}, stream);
     }

@@ -10,6 +10,7 @@
 #include <latpar/loop/detail/reused_predictions.hpp>
 #include <latpar/loop/para_step_plan.hpp>
 
+#include <concepts>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -141,7 +142,7 @@ public:
     /// of the warm-up and at the end of each round; when it returns false on any rank, all stop
     /// there and the result is false. After the last step it is too late to stop, and the finished
     /// latent is had from collect() only.
-    template <noise_source Noise, class OnStep>
+    template <noise_source Noise, std::predicate<index_t> OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
         latpar::detail::require_started(started_, false);
         return guarded_call([&] {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -101,7 +102,7 @@ public:
     /// Runs all steps that are left. `on_step(step)` is called after each; when it returns false on
     /// any rank, all stop there and the result is false. After the last step it is too late to
     /// stop.
-    template <noise_source Noise, class OnStep>
+    template <noise_source Noise, std::predicate<index_t> OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
         detail::require_started(started_, false);
         return guarded_call([&] {
