@@ -5,6 +5,7 @@
 
 #include <latpar/comm/agreement.hpp>
 #include <latpar/comm/any_communicator.hpp>
+#include <latpar/comm/background.hpp>
 #include <latpar/comm/box_exchange.hpp>
 #include <latpar/comm/collectives.hpp>
 #include <latpar/comm/communicator.hpp>

@@ -44,8 +44,9 @@ std::string name_of_device(int device) {
 }
 
 std::string text_of(const options& wanted) {
-    return concat(wanted.timeout.count(), " ms",
-                  wanted.writes_directly ? ", writing directly" : "");
+    std::string out = concat(wanted.timeout.count(), " ms");
+    if (!wanted.writes_directly) out += ", by messages alone";
+    return out;
 }
 
 /// Errors: usage_error if two ranks have one device.
@@ -179,7 +180,7 @@ void channel::tear_down() noexcept {
             waiting.wait();
         }
         if (comm_ != nullptr && failure_.empty() && has_graphs_) {
-            family_->end({std::exchange(comm_, nullptr), device_, true, true});
+            family_->end({std::exchange(comm_, nullptr), device_, true});
         } else if (comm_ != nullptr && failure_.empty()) {
             settle(ncclCommFinalize(comm_), "ending an NCCL communicator");
             if (!shares_process_) static_cast<void>(ncclCommDestroy(std::exchange(comm_, nullptr)));
@@ -188,6 +189,8 @@ void channel::tear_down() noexcept {
         end("it could not be ended");
     }
     let_go();
+    // A peer that does not know yet may still write there.
+    if (gates_ && (!failure_.empty() || std::uncaught_exceptions() > 0)) gates_->open();
     for (flight& f : flights_) {
         static_cast<void>(cudaEventDestroy(f.ready));
         static_cast<void>(cudaEventDestroy(f.done));
@@ -200,7 +203,7 @@ void channel::let_go() noexcept {
     if (comm_ == nullptr) return;
     try {
         const std::lock_guard lock(family_->mutex);
-        family_->retired.push_back({comm_, device_, failure_.empty(), false});
+        family_->retired.push_back({comm_, device_, failure_.empty()});
     } catch (const std::bad_alloc&) {
         // Its memory is lost with the rest.
     }
@@ -208,25 +211,47 @@ void channel::let_go() noexcept {
 }
 
 void family::end(const retiree& r) {
-    const auto end_it = [r] {
+    auto is_done = std::make_shared<std::atomic<bool>>(false);
+    const auto end_it = [r, is_done] {
         static_cast<void>(cudaSetDevice(r.device));
+        std::jthread opener;
+        const auto keep_open = [&r](const std::stop_token& stop) {
+            static_cast<void>(cudaSetDevice(r.device));
+            do {
+                r.gate->open();
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            } while (!stop.stop_requested() || cudaStreamQuery(r.stream) == cudaErrorNotReady);
+        };
+        try {
+            if (r.gate) opener = std::jthread(keep_open);
+        } catch (const std::system_error&) {
+            r.gate->open();  // without threads, once
+        }
         static_cast<void>(r.is_sound ? ncclCommDestroy(r.comm) : ncclCommAbort(r.comm));
+        if (opener.joinable()) {
+            opener.request_stop();
+            opener.join();
+        }
+        if (r.stream != nullptr) static_cast<void>(cudaStreamDestroy(r.stream));
+        *is_done = true;
     };
     try {
-        std::jthread ender(end_it);
+        std::jthread thread(end_it);
         const std::lock_guard lock(mutex);
-        if (r.has_graphs) {
-            ender.detach();  // they may outlive all of this
-        } else {
-            enders.push_back(std::move(ender));
-        }
+        enders.push_back({std::move(thread), std::move(is_done)});
     } catch (const std::system_error&) {
         end_it();  // without threads, here and now
     }
 }
 
 family::~family() {
-    enders.clear();
+    // NCCL waits for graphs that outlive their communicator: those are left to themselves.
+    const clock::time_point limit = clock::now() + std::chrono::seconds(10);
+    for (ender& e : enders) {
+        patience waiting;
+        while (!*e.is_done && clock::now() < limit) waiting.wait();
+        if (!*e.is_done) e.thread.detach();
+    }
     for (const retiree& r : retired) {
         static_cast<void>(r.is_sound ? ncclCommDestroy(r.comm) : ncclCommAbort(r.comm));
     }
@@ -244,6 +269,26 @@ void channel::hear() {
     } catch (const comm_error& error) {
         fail(error.what());
         throw;
+    }
+}
+
+bool channel::has_failed() noexcept {
+    try {
+        // What a peer writes here it has written when the last exchange is done. Replays nobody
+        // can wait for.
+        if (last_ != nullptr && !has_graphs_) {
+            const clock::time_point limit = clock::now() + options_.timeout;
+            patience waiting;
+            while (is_at_work()) {
+                throw_if_failed();
+                if (clock::now() >= limit) abort("shared memory was given up while others used it");
+                waiting.wait();
+            }
+        }
+        hear();
+        return false;
+    } catch (...) {
+        return true;
     }
 }
 
@@ -295,9 +340,11 @@ bool channel::is_at_work() const noexcept {
 
 void channel::end(std::string_view reason) noexcept {
     if (failure_.empty()) failure_ = reason.empty() ? "aborted without a reason" : reason;
+    *flag_ = true;
     // What is not at work may be let go of in the end.
     if (comm_ == nullptr || (shares_process_ && !is_queueing_ && !is_at_work())) return;
-    family_->end({std::exchange(comm_, nullptr), device_, false, has_graphs_});
+    family_->end(
+        {std::exchange(comm_, nullptr), device_, false, std::exchange(stream_, nullptr), gates_});
 }
 
 void channel::fail(std::string_view reason) {
@@ -348,12 +395,9 @@ void channel::synchronize(cudaStream_t stream) {
 
 std::vector<std::string> channel::all_gather(std::string_view text) {
     throw_if_failed();
-    try {
-        return bootstrap_.control_all_gather(text);
-    } catch (const comm_error&) {
-        throw_if_failed();
-        throw;
-    }
+    std::vector<std::string> out;
+    listening([&] { out = bootstrap_.control_all_gather(text); });
+    return out;
 }
 
 std::shared_ptr<channel> channel::split(int color, int key) {
@@ -366,6 +410,27 @@ std::shared_ptr<channel> channel::split(int color, int key) {
 std::shared_ptr<channel> channel::duplicate() {
     throw_if_failed();
     return std::make_shared<channel>(bootstrap_.duplicate(), options_, family_);
+}
+
+std::shared_ptr<channel> channel::background() {
+    std::shared_ptr<channel> out = duplicate();
+    guarded(*out, [&] { out->make_gates(); });
+    return out;
+}
+
+void channel::make_gates() {
+    if (size_ == 1) return;
+    std::shared_ptr<gates> made;
+    try {
+        if (gates::can_wait()) made = std::make_shared<gates>(size_);
+    } catch (const device_error&) {
+        // No rank has any then.
+    }
+    peer_memory peers =
+        share(made ? made->memory() : nullptr, made ? made->bytes() : 0, memory_space::cuda);
+    if (peers.empty()) return;
+    made->reach(std::move(peers), rank_);
+    gates_ = std::move(made);
 }
 
 }  // namespace latpar::inline v0::nccl::detail

@@ -5,7 +5,9 @@
 #include <latpar/nccl/communicator.hpp>
 
 #include <cuda_runtime_api.h>
+#include <nccl/gates.hpp>
 
+#include <atomic>
 #include <deque>
 #include <mutex>
 #include <thread>
@@ -22,6 +24,7 @@ struct flight {
     cudaEvent_t ready = nullptr;    ///< what was queued on it before is done
     cudaEvent_t done = nullptr;     ///< the messages have arrived
     bool on_device = false;
+    bool is_captured = false;  ///< the user's stream is
     std::vector<send_op> sends, host_sends;
     std::vector<recv_op> recvs, host_recvs;
     std::optional<any_request> host;
@@ -37,8 +40,10 @@ struct family {
     struct retiree {
         ncclComm_t comm;
         int device;
-        bool is_sound;    ///< else it is aborted
-        bool has_graphs;  ///< which NCCL waits for
+        bool is_sound;  ///< else it is aborted
+        /// Where NCCL may still be queueing something; it goes when that has ended.
+        cudaStream_t stream = nullptr;
+        std::shared_ptr<gates> gate{};  ///< that is kept open until then
     };
     /// Ends what NCCL does for a communicator, on the device too. It is on its way when this
     /// returns: NCCL then waits for the device, which may wait for another that is ended next.
@@ -49,7 +54,11 @@ struct family {
     /// Those that are gone, where ranks share a process: NCCL gives back the memory of all of its
     /// ranks at once, which waits for their devices, and those for what other members do.
     std::vector<retiree> retired;
-    std::vector<std::jthread> enders;
+    struct ender {
+        std::jthread thread;
+        std::shared_ptr<const std::atomic<bool>> is_done;
+    };
+    std::vector<ender> enders;
 };
 
 class channel : public std::enable_shared_from_this<channel> {
@@ -76,10 +85,15 @@ public:
     [[nodiscard]] std::vector<std::string> all_gather(std::string_view text);
     [[nodiscard]] std::shared_ptr<channel> split(int color, int key);
     [[nodiscard]] std::shared_ptr<channel> duplicate();
+    [[nodiscard]] std::shared_ptr<channel> background();
     void abort(std::string_view reason);
     void synchronize(cudaStream_t stream);
     [[nodiscard]] peer_memory share(std::byte* memory, index_t bytes, memory_space space);
     void meet(stream_ref user);
+    /// Waits until what was started is done, and says whether a rank has failed before.
+    [[nodiscard]] bool has_failed() noexcept;
+    /// Whether this rank knows of a failure; for what may outlive the channel.
+    [[nodiscard]] std::shared_ptr<const std::atomic<bool>> failure_flag() const { return flag_; }
 
     /// Runs one of NCCL's own operations, `call(stream)`, as an exchange that is waited for at once.
     template <class Call>
@@ -102,6 +116,8 @@ public:
 
 private:
     void create(const std::string& id);
+    /// Ranks: all. Where they reach each other, exchanges that only receive wait at gates from now.
+    void make_gates();
     /// Sets up the links to all peers, which else the first messages would.
     void warm_up();
     void tear_down() noexcept;
@@ -135,7 +151,8 @@ private:
     void give_back(flight& f) noexcept;
     /// Errors: usage_error unless each message to this rank itself is received in the same flight.
     void check_own(const flight& f) const;
-    /// Remembers what the user's stream has before the flight.
+    /// Remembers what the user's stream has before the flight. Errors: usage_error for a capture
+    /// by ranks that share a process.
     void prepare(flight& f, stream_ref user);
     [[nodiscard]] bool is_done(flight& f);
     /// Lets the communicator's stream wait for what the user's had, and says when it is done.
@@ -143,6 +160,8 @@ private:
     void finish(flight& f);
     /// Queues the messages between the two.
     void launch(flight& f);
+    /// Tells receivers of messages to come, and waits for a sender where that is all there is.
+    void pass_gates(const flight& f);
     void group(const flight& f);
     void copy_own(const flight& f);
     /// A byte to each peer, and one from each.
@@ -162,7 +181,9 @@ private:
     bool has_graphs_ = false;     ///< something was captured
     bool is_broken_ = false;      ///< failed here, and the peers do not know yet
     std::byte* greetings_ = nullptr;
+    std::shared_ptr<gates> gates_;  ///< null where none are used
     std::string failure_;
+    std::shared_ptr<std::atomic<bool>> flag_ = std::make_shared<std::atomic<bool>>(false);
     std::deque<flight> flights_;
     std::vector<flight*> idle_;
 };

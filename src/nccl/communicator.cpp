@@ -53,6 +53,10 @@ communicator communicator::duplicate() {
     return communicator(channel_->duplicate());
 }
 
+communicator communicator::background() {
+    return communicator(channel_->background());
+}
+
 std::vector<std::string> communicator::control_all_gather(std::string_view text) {
     return channel_->all_gather(text);
 }

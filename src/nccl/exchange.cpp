@@ -88,6 +88,12 @@ request channel::start(std::span<const send_op> sends, std::span<const recv_op> 
 void channel::prepare(flight& f, stream_ref user) {
     f.on_device = true;
     f.stream = native(user);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(f.stream, &status), "asking whether a stream is captured");
+    f.is_captured = status != cudaStreamCaptureStatusNone;
+    require(!f.is_captured || !shares_process_, "an exchange of rank ", rank_,
+            " was to be captured in a CUDA graph, and other ranks share its process; give each "
+            "rank a process of its own");
     check(cudaEventRecord(f.ready, f.stream), "recording an event");
 }
 
@@ -96,19 +102,18 @@ void channel::begin(flight& f) {
 }
 
 void channel::finish(flight& f) {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(stream_, &status), "asking whether a stream is captured");
     check(cudaEventRecord(f.done, stream_), "recording an event");
-    if (status == cudaStreamCaptureStatusNone) {
-        last_ = f.done;
-    } else {
+    if (f.is_captured) {
         has_graphs_ = true;
+    } else {
+        last_ = f.done;
     }
 }
 
 void channel::launch(flight& f) {
     begin(f);
     copy_own(f);
+    if (gates_ && !f.is_captured) pass_gates(f);
     group(f);
     finish(f);
 }
@@ -141,6 +146,32 @@ void channel::copy_own(const flight& f) {
                   "copying a message of rank ", rank_, " to itself");
         }
         ++recv;
+    }
+}
+
+void channel::pass_gates(const flight& f) {
+    const auto count = [&](const auto& ops, int peer) {
+        return static_cast<std::uint32_t>(std::ranges::count_if(
+            ops, [&](const auto& op) { return op.peer == peer && op.count > 0; }));
+    };
+    int receivers = 0;
+    int senders = 0;
+    int sender = -1;
+    for (int peer = 0; peer < size_; ++peer) {
+        if (peer == rank_) continue;
+        if (const std::uint32_t going = count(f.sends, peer); going > 0) {
+            ++receivers;
+            gates_->announce(peer, going, stream_);
+        }
+        if (count(f.recvs, peer) > 0) {
+            ++senders;
+            sender = peer;
+        }
+    }
+    // Only where NCCL could do nothing else either: what a sender begins may need the rest.
+    if (receivers == 0 && senders == 1) gates_->wait_for_next(sender, stream_);
+    for (int peer = 0; peer < size_; ++peer) {
+        if (peer != rank_) gates_->expect(peer, count(f.recvs, peer));
     }
 }
 

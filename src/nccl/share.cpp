@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of one GPU that the others write to, within a process and between processes of a host.
-#include <cuda.h>
-#include <cuda/detail/check.hpp>
 #include <nccl/channel.hpp>
+#include <nccl/driver.hpp>
 #include <nccl/text.hpp>
 
+#include <exception>
 #include <sstream>
 #include <utility>
 
@@ -13,18 +13,25 @@ namespace {
 
 using cuda::detail::check;
 
-/// What another process opened of this device's view of its peers' memory; closed in the end.
-class open_handles {
+/// What ranks share, with the memory of other processes that this one opened for it.
+class shared_mapping final : public memory_mapping {
 public:
-    explicit open_handles(int device) noexcept : device_(device) {}
-    open_handles(const open_handles&) = delete;
-    open_handles& operator=(const open_handles&) = delete;
-    ~open_handles() {
+    shared_mapping(const std::shared_ptr<channel>& owner, int device) noexcept
+        : owner_(owner), flag_(owner->failure_flag()), device_(device) {}
+    ~shared_mapping() override {
+        // Kernels that were queued before a failure may still write there.
+        if (bases_.empty() || is_broken()) return;
         int before = 0;
         static_cast<void>(cudaGetDevice(&before));
         static_cast<void>(cudaSetDevice(device_));
+        static_cast<void>(cudaDeviceSynchronize());
         for (void* base : bases_) static_cast<void>(cudaIpcCloseMemHandle(base));
         static_cast<void>(cudaSetDevice(before));
+    }
+
+    [[nodiscard]] bool is_broken() const noexcept override {
+        const std::shared_ptr<channel> owner = owner_.lock();
+        return std::uncaught_exceptions() > 0 || *flag_ || (owner && owner->has_failed());
     }
 
     [[nodiscard]] std::byte* open(const std::string& handle_text) {
@@ -39,26 +46,20 @@ public:
     }
 
 private:
+    std::weak_ptr<channel> owner_;  // which may keep what it shares itself
+    std::shared_ptr<const std::atomic<bool>> flag_;
     int device_;
     std::vector<void*> bases_;
 };
 
 /// The allocation that an address is in.
 std::byte* base_of(std::byte* memory) {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    check(cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &entry, 12000, cudaEnableDefault,
-                                           &found),
-          "asking the driver for cuMemGetAddressRange");
-    require<device_error>(found == cudaDriverEntryPointSuccess && entry != nullptr,
-                          "the driver has no cuMemGetAddressRange");
-    using function = CUresult (*)(CUdeviceptr*, std::size_t*, CUdeviceptr);
+    using function = CUresult(CUdeviceptr*, std::size_t*, CUdeviceptr);
     CUdeviceptr base = 0;
     std::size_t size = 0;
-    const CUresult status =
-        reinterpret_cast<function>(entry)(&base, &size, reinterpret_cast<CUdeviceptr>(memory));
-    require<device_error>(status == CUDA_SUCCESS, "cuMemGetAddressRange failed with ",
-                          static_cast<int>(status));
+    check_driver(driver_function<function>("cuMemGetAddressRange")(
+                     &base, &size, reinterpret_cast<CUdeviceptr>(memory)),
+                 "cuMemGetAddressRange");
     return reinterpret_cast<std::byte*>(base);
 }
 
@@ -123,7 +124,7 @@ peer_memory channel::share(std::byte* memory, index_t bytes, memory_space space)
         }
     }
     peer_memory out;
-    auto opened = std::make_shared<open_handles>(device_);
+    auto opened = std::make_shared<shared_mapping>(shared_from_this(), device_);
     bool reaches_all = true;
     const std::vector<std::string> texts = all_gather(text_of(mine));
     try {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/background.hpp>
 #include <latpar/comm/collectives.hpp>
 #include <latpar/comm/direct.hpp>
 
@@ -341,8 +342,7 @@ std::string splits(C& comm) {
 
 /// Messages of a duplicate overtake those of the original, and each finds its own.
 template <class C>
-std::string duplicates(C& comm, const strengths& can) {
-    C other = comm.duplicate();
+std::string duplicates(C& comm, C other, const strengths& can) {
     const auto self = static_cast<std::size_t>(comm.rank());
     const auto left = static_cast<std::size_t>(left_of(comm));
     const bytes here = filled(50000, self);
@@ -592,6 +592,7 @@ std::string written_directly(C& comm, const strengths& can) {
             }
             comm.meet();
         }
+        wrong += complain(!peers.is_broken(), "broken without a failure");
         if (can.reaches_peers && peers.empty()) return wrong;
         // One that shares nothing is enough.
         const peer_memory none =
@@ -675,7 +676,8 @@ void run(Harness& harness, const strengths& can = {}) {
     }
     check("polled to the end", [](auto& comm) { return polled_to_the_end(comm); });
     check("splits", [](auto& comm) { return splits(comm); });
-    check("duplicates", [&](auto& comm) { return duplicates(comm, can); });
+    check("duplicates", [&](auto& comm) { return duplicates(comm, comm.duplicate(), can); });
+    check("background", [&](auto& comm) { return duplicates(comm, background(comm), can); });
     check("two at once", [](auto& comm) { return two_at_once(comm); });
     check("refusals", [](auto& comm) { return refusals(comm); });
     if (can.tells_mismatches) {

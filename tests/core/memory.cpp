@@ -36,6 +36,18 @@ TEST_CASE("an empty buffer takes nothing") {
     CHECK(resource.allocations() == 0);
 }
 
+TEST_CASE("what a buffer gives up is not given back") {
+    std::pmr::monotonic_buffer_resource all;
+    counting_resource resource(&all);
+    {
+        buffer kept(100, {&resource, memory_space::host});
+        kept.abandon();
+        CHECK(kept.data() == nullptr);
+        CHECK(kept.bytes() == 0);
+    }
+    CHECK(resource.bytes_in_use() == 100);
+}
+
 TEST_CASE("a buffer remembers the space that its resource hands out") {
     counting_resource resource;
     CHECK(buffer(8, {&resource, memory_space::cuda}).space() == memory_space::cuda);

@@ -219,6 +219,7 @@ public:
         return through_device(std::move(*part));
     }
     [[nodiscard]] through_device duplicate() { return through_device(inner_.duplicate()); }
+    [[nodiscard]] through_device background() { return through_device(latpar::background(inner_)); }
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
         return inner_.control_all_gather(text);
     }

@@ -69,13 +69,17 @@ TEST_CASE("GPUs sample what the processor does, along every axis") {
     struct job {
         std::string arguments;
         double against_one_rank;  // relative error; below 0: that of the policy
+        double against_processor = rounding;
     };
+    // Where predictions travel in bf16, what differs by a rounding in float32 may be rounded to
+    // either neighbour: steps of 2^-8 for a few elements, 3e-4 of the whole latent when measured.
+    constexpr double of_the_wire = 1e-3;
     for (const job& j :
          {job{clip, 0}, job{clip + "--mesh guidance=2", 0},
           job{clip + "--mesh ulysses=2", rounding}, job{clip + "--mesh ring=2", rounding},
           job{clip + "--mesh latent=2", -1}, job{clip + "--mesh step=2 --warm-up 1", -1},
           job{clip + "--batch-step 2 --warm-up 1", -1},
-          job{clip + "--mesh guidance=2,latent=2 --wire-prediction bf16", -1},
+          job{clip + "--mesh guidance=2,latent=2 --wire-prediction bf16", -1, of_the_wire},
           job{clip + "--mesh ring=2,ulysses=2", rounding}, job{video + "--mesh stage=2", 0},
           job{video + "--mesh stage=2,guidance=2", 0},
           job{video + "--noise independent --mesh stage=2,ulysses=2", rounding}}) {
@@ -88,10 +92,10 @@ TEST_CASE("GPUs sample what the processor does, along every axis") {
             check_alike(gpu.report, cpu.report);
             CHECK(gpu.report.at("backend") ==
                   name_of(backend, "threads", gpu.report.at("ranks").get<int>()));
-            CHECK(relative_l2(gpu.latent, cpu.latent) < rounding);
+            CHECK(relative_l2(gpu.latent, cpu.latent) < j.against_processor);
             const auto error = gpu.report.at("relative_error").get<double>();
             if (j.against_one_rank < 0) {
-                CHECK(std::abs(error - policy_error) < 2 * rounding);
+                CHECK(std::abs(error - policy_error) < 2 * j.against_processor);
             } else {
                 CHECK(error <= j.against_one_rank);
             }

@@ -7,6 +7,7 @@
 
 #include <support/attention_case.hpp>
 #include <support/catch.hpp>
+#include <support/direct_threads.hpp>
 #include <support/expect.hpp>
 #include <support/logged_communicator.hpp>
 #include <support/messages_of.hpp>
@@ -150,6 +151,34 @@ TEST_CASE("nothing is in flight any more when an attention has thrown") {
         });
         CHECK(texts[1] == "no memory left");
         if (!texts[0].empty()) CHECK_THAT(texts[0], ContainsSubstring("no memory left"));
+    }
+}
+
+TEST_CASE("memory that others may still write to is given up, not back, when a rank fails") {
+    std::mt19937 random(6);
+    const attention_case c({4, 4, 8, dtype::f32}, {{5, 7}}, random);
+    for (const bool fails : {false, true}) {
+        // Others may write there as long as any rank runs.
+        std::array<std::pmr::monotonic_buffer_resource, 2> all;
+        thread_team(2).run([&](thread_communicator& world) {
+            counting_resource memory(&all[static_cast<std::size_t>(world.rank())]);
+            direct_threads comm(world.duplicate());
+            const auto attend = [&](auto q, auto k, auto v, auto out, auto lse, auto stream) {
+                if (fails && world.rank() == 1) throw std::runtime_error("no memory left");
+                layer::reference_attention{}(q, k, v, out, lse, stream);
+            };
+            const auto call = [&] {
+                layer::ulysses policy(attend, comm, layer::plan_ulysses(c.shape, c.sequence, 2),
+                                      kernel::host{}, {&memory, memory_space::host});
+                static_cast<void>(attend_on_rank(policy, c, world.rank(), false));
+            };
+            if (fails) {
+                expect_throws(call, "no memory left");
+            } else {
+                call();
+            }
+            EXPECT((memory.bytes_in_use() > 0) == fails);
+        });
     }
 }
 

@@ -97,3 +97,46 @@ inline void check_direct(latpar::nccl::communicator& comm) {
     EXPECT(direct.account().total() == by_messages.account().total());
     EXPECT(direct.account().total().bytes_sent > 0);
 }
+
+/// A rank fails while what both have queued is still running: nobody writes to memory that is gone,
+/// which would be an error of the device, for good.
+inline void check_failing_direct(latpar::nccl::communicator& comm, int failing) {
+    using namespace latpar;
+    // Large enough that the device is far behind the host.
+    constexpr index_t tokens = 20000;
+    constexpr index_t heads = 8;
+    constexpr index_t head_dim = 128;
+    cuda::stream stream;
+    cuda::device_memory memory;
+    const layer::attention_shape shape{heads, heads, head_dim};
+    const layer::token_sequence sequence{
+        std::vector<index_t>(static_cast<std::size_t>(comm.size()), tokens)};
+    std::array<tensor<3>, 4> tensors;
+    for (tensor<3>& t : tensors) {
+        t = tensor<3>({tokens, heads, head_dim}, dtype::f32, memory.source());
+    }
+    int calls = 0;
+    const auto attend = [&](auto q, auto k, auto v, auto out, auto lse, auto on) {
+        if (comm.rank() == failing && ++calls == 4) throw std::runtime_error("no memory left");
+        mixing_attention{}(q, k, v, out, lse, on);
+    };
+    // The policy ends when the exception has been caught.
+    layer::ulysses policy(attend, comm, layer::plan_ulysses(shape, sequence, comm.size()),
+                          cuda::kernels{}, memory.source());
+    expect_throws(
+        [&] {
+            for (;;) {
+                policy(tensors[0].view(), tensors[1].view(), tensors[2].view(), tensors[3].view(),
+                       {}, stream);
+            }
+        },
+        "no memory left");
+    cuda::synchronize(stream);
+    cuda::stream other;
+    const std::vector<float> values(100, 3.0f);
+    std::vector<float> back(100);
+    buffer there(400, memory.source());
+    cuda::copy_bytes(there.data(), values.data(), 400, other);
+    cuda::copy_bytes(back.data(), there.data(), 400, other);
+    EXPECT(back == values);
+}

@@ -30,3 +30,10 @@ TEST_CASE("GPUs of processes write to each other's memory, and Ulysses does") {
     auto comm = on_own_devices({std::chrono::minutes(1), true});
     CHECK_NOTHROW(guarded(comm, [&] { check_direct(comm); }));
 }
+
+TEST_CASE("a process that fails leaves nobody writing to memory that is gone") {
+    for (int round = 0; round < 4; ++round) {
+        auto comm = on_own_devices({});
+        CHECK_NOTHROW(check_failing_direct(comm, round % 2));
+    }
+}

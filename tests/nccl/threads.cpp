@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // nccl::communicator with a thread and a device for each rank.
+#include <latpar/comm/background.hpp>
 #include <latpar/comm/metered.hpp>
 #include <latpar/comm/thread_team.hpp>
 #include <latpar/cuda/memory_resource.hpp>
@@ -9,10 +10,12 @@
 
 #include <comm/conformance.hpp>
 #include <cuda/through_device.hpp>
+#include <cuda_runtime_api.h>
 #include <nccl/direct.hpp>
 #include <support/expect.hpp>
 
 #include <numeric>
+#include <thread>
 
 using namespace latpar;
 
@@ -248,4 +251,96 @@ TEST_CASE("bytes over NCCL are metered as they are elsewhere") {
 TEST_CASE("GPUs write to each other's memory, and Ulysses does") {
     on_devices(2, {std::chrono::minutes(1), true},
                [](nccl::communicator& comm) { check_direct(comm); });
+}
+
+TEST_CASE("a rank that fails leaves nobody writing to memory that is gone") {
+    for (int round = 0; round < 6; ++round) {
+        on_devices(2, {}, [&](nccl::communicator& comm) { check_failing_direct(comm, round % 2); });
+    }
+}
+
+TEST_CASE("messages beside computing arrive, however they are grouped") {
+    // Beyond what NCCL keeps for a receiver that has not come yet.
+    constexpr std::size_t large = std::size_t{12} << 20;
+    on_devices(2, {std::chrono::minutes(1)}, [](nccl::communicator& comm) {
+        // More streams than a device has queues, so that waiting must not hold up what others do.
+        std::vector<nccl::communicator> idle;
+        for (int i = 0; i < 8; ++i) idle.push_back(comm.duplicate());
+        auto there = background(comm);
+        auto back = background(comm);
+        cuda::stream stream;
+        const int peer = 1 - comm.rank();
+        device_floats first(numbers(large, 1.0f + static_cast<float>(comm.rank())), stream);
+        device_floats second(numbers(1000, 3.0f + static_cast<float>(comm.rank())), stream);
+        device_floats got_first(numbers(large, 0), stream);
+        device_floats got_second(numbers(1000, 0), stream);
+        const auto check = [&] {
+            there.synchronize(stream);
+            EXPECT(got_first.values(stream) == numbers(large, 1.0f + static_cast<float>(peer)));
+            EXPECT(got_second.values(stream) == numbers(1000, 3.0f + static_cast<float>(peer)));
+        };
+        for (int round = 0; round < 3; ++round) {
+            // Two messages in two exchanges, received in one; each rank sends once and receives once.
+            for (const int sender : {0, 1}) {
+                if (comm.rank() == sender) {
+                    exchange(there, std::array{first.to(peer)}, {}, stream);
+                    exchange(there, std::array{second.to(peer)}, {}, stream);
+                } else {
+                    exchange(there, {}, std::array{got_first.from(peer), got_second.from(peer)},
+                             stream);
+                }
+            }
+            check();
+            // Both at once, among those that only receive.
+            exchange(there, std::array{second.to(peer)}, std::array{got_second.from(peer)}, stream);
+            // A receive that is posted before the send that it depends on, as a pipeline's first
+            // stage posts it.
+            if (comm.rank() == 0) {
+                auto coming = back.start_exchange({}, std::array{got_first.from(1)}, stream);
+                exchange(there, std::array{second.to(1)}, {}, stream);
+                coming.wait();
+            } else {
+                exchange(there, {}, std::array{got_second.from(0)}, stream);
+                exchange(back, std::array{first.to(0)}, {}, stream);
+            }
+            check();
+        }
+    });
+}
+
+TEST_CASE("what waits for a sender beside computing ends with an abort, and the device is free") {
+    on_devices(2, {}, [](nccl::communicator& comm) {
+        auto beside = background(comm);
+        cuda::stream stream;
+        device_floats first(numbers(1000, 0), stream);
+        device_floats second(numbers(1000, 0), stream);
+        if (comm.rank() == 0) {
+            exchange(beside, std::array{first.to(1)}, {}, stream);
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+            beside.abort("no more");
+        } else {
+            expect_throws(
+                [&] {
+                    exchange(beside, {}, std::array{first.from(0)}, stream);
+                    exchange(beside, {}, std::array{second.from(0)}, stream);
+                    beside.synchronize(stream);
+                },
+                "no more");
+        }
+        cuda::synchronize(stream);
+    });
+}
+
+TEST_CASE("a capture by ranks that share a process is refused, with what to do") {
+    on_devices(2, {}, [](nccl::communicator& comm) {
+        cuda::stream stream;
+        device_floats values(numbers(10, 1), stream);
+        const auto native = static_cast<cudaStream_t>(stream.ref().handle);
+        EXPECT(cudaStreamBeginCapture(native, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+        expect_throws([&] { exchange(comm, std::array{values.to(1 - comm.rank())}, {}, stream); },
+                      "give each rank a process of its own");
+        cudaGraph_t graph = nullptr;
+        EXPECT(cudaStreamEndCapture(native, &graph) == cudaSuccess);
+        EXPECT(cudaGraphDestroy(graph) == cudaSuccess);
+    });
 }

@@ -8,8 +8,8 @@
 #include <string>
 #include <utility>
 
-/// A thread_communicator that is a direct_communicator too, for host memory. Its ranks do not
-/// leave while others write: a test that lets one fail uses another.
+/// A thread_communicator that is a direct_communicator too, for host memory. Memory that it shared
+/// is broken as soon as this rank has aborted or heard of an abort.
 class direct_threads {
 public:
     explicit direct_threads(latpar::thread_communicator inner) : inner_(std::move(inner)) {}
@@ -31,7 +31,10 @@ public:
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
         return inner_.control_all_gather(text);
     }
-    void abort(std::string_view reason) { inner_.abort(reason); }
+    void abort(std::string_view reason) {
+        *is_broken_ = true;
+        inner_.abort(reason);
+    }
 
     [[nodiscard]] latpar::peer_memory share(std::byte* memory, latpar::index_t,
                                             latpar::memory_space) {
@@ -42,11 +45,17 @@ public:
             if (theirs == 0) return {};
             out.of.push_back(reinterpret_cast<std::byte*>(theirs));
         }
+        out.mapping = std::make_shared<mapping>(is_broken_);
         return out;
     }
     void meet(latpar::stream_ref = {}) {
         ++meets_;
-        static_cast<void>(control_all_gather({}));
+        try {
+            static_cast<void>(control_all_gather({}));
+        } catch (...) {
+            *is_broken_ = true;
+            throw;
+        }
     }
     void note(std::span<const latpar::send_op>, std::span<const latpar::recv_op>) noexcept {}
 
@@ -54,8 +63,15 @@ public:
     [[nodiscard]] int meets() const noexcept { return meets_; }
 
 private:
+    struct mapping : latpar::memory_mapping {
+        explicit mapping(std::shared_ptr<bool> flag) : flag_(std::move(flag)) {}
+        [[nodiscard]] bool is_broken() const noexcept override { return *flag_; }
+        std::shared_ptr<bool> flag_;
+    };
+
     latpar::thread_communicator inner_;
     int meets_ = 0;
+    std::shared_ptr<bool> is_broken_ = std::make_shared<bool>(false);
 };
 
 static_assert(latpar::direct_communicator<direct_threads>);

@@ -2,6 +2,7 @@
 // A communicator of any kind behind one type.
 #pragma once
 
+#include <latpar/comm/background.hpp>
 #include <latpar/comm/communicator.hpp>
 #include <latpar/comm/direct.hpp>
 
@@ -120,6 +121,7 @@ public:
         return any_communicator(std::move(part));
     }
     [[nodiscard]] any_communicator duplicate() { return any_communicator(held_->duplicate()); }
+    [[nodiscard]] any_communicator background() { return any_communicator(held_->background()); }
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
         return held_->control_all_gather(text);
     }
@@ -144,6 +146,7 @@ private:
                                            std::span<const recv_op> recvs, stream_ref stream) = 0;
         virtual std::unique_ptr<interface> split(int color, int key) = 0;
         virtual std::unique_ptr<interface> duplicate() = 0;
+        virtual std::unique_ptr<interface> background() = 0;
         virtual std::vector<std::string> control_all_gather(std::string_view text) = 0;
         virtual void abort(std::string_view reason) = 0;
         virtual peer_memory share(std::byte* memory, index_t bytes, memory_space space) = 0;
@@ -170,6 +173,9 @@ private:
         }
         std::unique_ptr<interface> duplicate() override {
             return std::make_unique<holder>(comm.duplicate());
+        }
+        std::unique_ptr<interface> background() override {
+            return std::make_unique<holder>(latpar::background(comm));
         }
         std::vector<std::string> control_all_gather(std::string_view text) override {
             return comm.control_all_gather(text);

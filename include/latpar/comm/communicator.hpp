@@ -65,7 +65,8 @@ concept exchange_request = std::movable<Request> && requires(Request& request, d
 /// in which the exchanges were started; there are no tags and no wildcards. A message must be
 /// received with the element count and type that it was sent with (comm_error otherwise). A
 /// program is correct if it completes when every send is synchronous; `start_exchange` itself never
-/// blocks on a peer. Self-messages and messages of zero elements match like all others.
+/// blocks on a peer. Self-messages and messages of zero elements match like all others. Between
+/// GPUs the exchanges of a communicator are done in the order of their starts (nccl::communicator).
 ///
 /// - `start_exchange(sends, recvs, stream)`: starts all of them together, none waits for another.
 ///   Errors: usage_error, before anything is sent, for a peer out of range, a negative count, a

@@ -9,18 +9,32 @@
 
 namespace latpar::inline v0 {
 
+/// What a backend keeps for memory that ranks share.
+class memory_mapping {
+public:
+    memory_mapping() = default;
+    memory_mapping(const memory_mapping&) = delete;
+    memory_mapping& operator=(const memory_mapping&) = delete;
+    virtual ~memory_mapping() = default;
+
+    /// Whether, since a rank failed, others may write to this one's memory without asking.
+    [[nodiscard]] virtual bool is_broken() const noexcept = 0;
+};
+
 /// The memory that each rank shares, as this rank reaches it: `of[r]` is rank r's.
 ///
 /// Empty where it does not: then messages serve. Movable; the memory is reached until this ends,
-/// and no longer than its owner has it.
+/// and no longer than its owner has it. An owner gives up what is broken when this ends, instead of
+/// giving it back: what was queued before the failure may still write there.
 struct peer_memory {
     std::vector<std::byte*> of{};
-    std::shared_ptr<void> mapping{};  ///< keeps what a backend needs for it
+    std::shared_ptr<memory_mapping> mapping{};
 
     [[nodiscard]] bool empty() const noexcept { return of.empty(); }
+    [[nodiscard]] bool is_broken() const noexcept { return mapping && mapping->is_broken(); }
 };
 
-/// A communicator by which a kernel may write to where another rank wants it, instead of packing a
+/// A communicator by which a rank may write to where another wants it, instead of packing a
 /// message that is unpacked there.
 ///
 /// - `share(memory, bytes, space)`: collective, blocks the host; each rank's `memory` for the
@@ -29,8 +43,8 @@ struct peer_memory {
 ///   what the ranks wrote before it. Errors: as an exchange.
 /// - `note(sends, recvs)`: the messages that were written directly, for whoever keeps account.
 ///
-/// A rank writes to another's memory between two meets at most, so that nobody reads what is being
-/// written, and none is written to that has left.
+/// A rank writes to another's memory between two meets at most, so that nobody reads what is
+/// being written, and none is written to that has left.
 template <class C>
 concept direct_communicator = communicator<C> &&
     requires(C& comm, std::byte* memory, index_t bytes, memory_space space, stream_ref stream,

@@ -2,6 +2,7 @@
 // A communicator that keeps account of what it moves.
 #pragma once
 
+#include <latpar/comm/background.hpp>
 #include <latpar/comm/communicator.hpp>
 #include <latpar/comm/direct.hpp>
 #include <latpar/comm/ledger.hpp>
@@ -60,11 +61,8 @@ public:
         return out;
     }
 
-    [[nodiscard]] metered duplicate() {
-        metered out(inner_.duplicate(), ledger_);
-        out.names_ = names_;
-        return out;
-    }
+    [[nodiscard]] metered duplicate() { return alike(inner_.duplicate()); }
+    [[nodiscard]] metered background() { return alike(latpar::background(inner_)); }
 
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
         auto texts = inner_.control_all_gather(text);
@@ -79,6 +77,12 @@ public:
     [[nodiscard]] C& inner() noexcept { return inner_; }
 
 private:
+    /// The same ranks on another channel.
+    [[nodiscard]] metered alike(C inner) const {
+        metered out(std::move(inner), ledger_);
+        out.names_ = names_;
+        return out;
+    }
     void count(std::span<const send_op> sends, std::span<const recv_op> recvs) {
         for (const send_op& op : sends) {
             if (op.peer != rank()) ledger_->count_sent(name_of_peer(op.peer), op.bytes());

@@ -59,6 +59,12 @@ public:
     [[nodiscard]] index_t bytes() const noexcept { return bytes_; }
     [[nodiscard]] memory_space space() const noexcept { return source_.space; }
 
+    /// Gives the memory up: it is never given back, since others may write to it at any time.
+    void abandon() noexcept {
+        data_ = nullptr;
+        bytes_ = 0;
+    }
+
 private:
     memory_source source_;
     std::byte* data_ = nullptr;

@@ -22,9 +22,10 @@ struct options {
     /// How long construction, `synchronize` and the setting up of links wait for other ranks.
     std::chrono::milliseconds timeout = std::chrono::minutes(10);
     /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
-    /// where they know how to. Then no rank may give memory back that another still writes to: when
-    /// one fails, or ends before the others, they all end.
-    bool writes_directly = false;
+    /// where they know how to and the GPUs reach each other. Memory that was shared so is not given
+    /// back after a failure, since others may still write to it; its resource must not release it
+    /// either. Communicators of `background()` wait for each other by such memory.
+    bool writes_directly = true;
 
     friend bool operator==(const options&, const options&) = default;
 };
@@ -70,7 +71,8 @@ private:
 /// Stream: an exchange begins when what was queued on its stream is done, runs beside the stream,
 /// on one of the communicator's own with the highest priority, and joins it at the wait; so work
 /// that is queued in between runs at the same time. `start_exchange`, `wait` and `meet` can be
-/// captured in a CUDA graph where each rank is a process; such graphs end before the communicator.
+/// captured in a CUDA graph where each rank is a process (usage_error elsewhere); such graphs end
+/// before the communicator.
 /// Links to all peers are set up by the constructor.
 /// Threads: a communicator and all that were made from it serve one thread.
 /// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
@@ -99,6 +101,12 @@ public:
                                          std::span<const recv_op> recvs, stream_ref stream = {});
     [[nodiscard]] std::optional<communicator> split(int color, int key);
     [[nodiscard]] communicator duplicate();
+    /// See latpar::background. An exchange that only receives, from one peer, waits for it to send
+    /// without taking multiprocessors; the message itself takes them. So where `writes_directly` is
+    /// true, the GPUs reach each other's memory and CUDA_DEVICE_MAX_CONNECTIONS is not set below 8;
+    /// splits and duplicates of it are ordinary. What one rank captures in a graph its peers capture
+    /// too. Ranks: all.
+    [[nodiscard]] communicator background();
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text);
     void abort(std::string_view reason);
 

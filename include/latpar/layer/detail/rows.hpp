@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/detail/memory_complaint.hpp>
+#include <latpar/comm/direct.hpp>
 #include <latpar/core/memory.hpp>
 #include <latpar/layer/attention.hpp>
 
@@ -76,6 +77,8 @@ public:
     }
     /// Begins anew; what was handed out before is lost.
     void rewind() noexcept { used_ = 0; }
+    /// What was handed out stays taken for good.
+    void abandon() noexcept { storage_.abandon(); }
     /// All of it; null before there is any.
     [[nodiscard]] std::byte* data() const noexcept { return storage_.data(); }
     [[nodiscard]] index_t bytes() const noexcept { return storage_.bytes(); }
@@ -94,6 +97,41 @@ public:
 private:
     buffer storage_;
     index_t used_ = 0;
+};
+
+/// An arena that the other ranks write to, where the communicator lets them.
+class shared_arena : public arena {
+public:
+    shared_arena() = default;
+    shared_arena(const shared_arena&) = delete;
+    shared_arena& operator=(const shared_arena&) = delete;
+    shared_arena(shared_arena&&) noexcept = default;
+    shared_arena& operator=(shared_arena&&) = delete;
+    ~shared_arena() { part(); }
+
+    /// Makes room and shares it. All ranks call it; what was handed out before is lost.
+    template <class Comm>
+    void reserve(index_t bytes, memory_source source, Comm& comm) {
+        part();
+        arena::reserve(bytes, source);
+        if constexpr (direct_communicator<Comm>) {
+            if (comm.size() > 1) peers_ = comm.share(data(), this->bytes(), source.space);
+        }
+    }
+    [[nodiscard]] bool is_shared() const noexcept { return !peers_.empty(); }
+    /// Where a rank's arena begins, as this rank reaches it.
+    [[nodiscard]] std::byte* at(int rank) const {
+        return peers_.of[static_cast<std::size_t>(rank)];
+    }
+
+private:
+    /// Ends the sharing, before memory can be given back.
+    void part() noexcept {
+        if (peers_.is_broken()) abandon();
+        peers_ = {};
+    }
+
+    peer_memory peers_;
 };
 
 }  // namespace latpar::inline v0::layer::detail

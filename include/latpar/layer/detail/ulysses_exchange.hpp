@@ -3,7 +3,6 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
-#include <latpar/comm/direct.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/layer/detail/rows.hpp>
 #include <latpar/layer/ulysses_plan.hpp>
@@ -34,14 +33,8 @@ public:
 
     /// Takes the memory for a plan that all ranks have agreed on.
     void reserve(const ulysses_plan& plan) {
-        peers_ = {};  // before the memory that they are
-        gathered_.reserve(plan.workspace_bytes(comm_->rank()), source_);
+        gathered_.reserve(plan.workspace_bytes(comm_->rank()), source_, *comm_);
         check_layout(plan);
-        if constexpr (direct_communicator<Comm>) {
-            if (plan.ranks > 1) {
-                peers_ = comm_->share(gathered_.data(), gathered_.bytes(), source_.space);
-            }
-        }
     }
     /// Goes on with a plan whose memory was taken, and which outlives its use.
     void use(const ulysses_plan& plan) { plan_ = &plan; }
@@ -71,7 +64,7 @@ public:
             return;
         }
         // Nobody writes to what another still reads of the call before, be it by another plan.
-        if (!peers_.empty()) meet(stream);
+        if (gathered_.is_shared()) meet(stream);
         const gathered here = gathered_of(self, gathered_.data());
         share_out(q, k, v, here, stream);
         attend(here.q, here.k, here.v, here.out, stream);
@@ -120,9 +113,7 @@ private:
         return out;
     }
     /// Those of a rank whose memory is reached.
-    [[nodiscard]] gathered at_peer(int rank) const {
-        return gathered_of(rank, peers_.of[static_cast<std::size_t>(rank)]);
-    }
+    [[nodiscard]] gathered at_peer(int rank) const { return gathered_of(rank, gathered_.at(rank)); }
     template <class View>
     [[nodiscard]] static View whole(const View& view, const row_range& rows) {
         return rows_of(view, rows.begin, rows.size());
@@ -258,7 +249,7 @@ private:
             const index_t behind = key_only_rows().size();
             // Rows of this rank at the peer's, or the messages that bring them there.
             heads_view to_q, to_k, to_v, to_k_behind, to_v_behind;
-            if (peers_.empty()) {
+            if (!gathered_.is_shared()) {
                 to_q = message(here, used, plan_->tokens_of(self), theirs.count);
                 to_k = message(here, used, keys, theirs.key_count);
                 to_k_behind = message(here, used, behind, theirs.key_count);
@@ -318,12 +309,12 @@ private:
             const std::array<row_range, 3> rows{joint[0], gathered_rows(peer), joint[1]};
             const heads_view arriving = output_message(self, here, peer);
             heads_view leaving;
-            if (!peers_.empty()) leaving = output_message(peer, at_peer(peer), self);
+            if (gathered_.is_shared()) leaving = output_message(peer, at_peer(peer), self);
             index_t sent = 0;
             for (const row_range& part : rows) {
                 const heads_view from = whole(here.out, part);
                 send(from, peer);
-                if (!peers_.empty()) {
+                if (gathered_.is_shared()) {
                     add_copy(from, whole(leaving, {sent, sent + part.size()}));
                     sent += part.size();
                 }
@@ -354,7 +345,7 @@ private:
     /// need no message, and are made while those are under way.
     template <class AddMore>
     void exchange_beside(stream_ref stream, AddMore&& add_more) {
-        if (peers_.empty()) {
+        if (!gathered_.is_shared()) {
             copy_all(stream);
             auto request = comm_->start_exchange(sends_, recvs_, stream);
             add_more();
@@ -388,8 +379,7 @@ private:
     Kernels kernels_;
     memory_source source_;
     const ulysses_plan* plan_ = nullptr;
-    arena gathered_;
-    peer_memory peers_;  ///< that of all ranks, where it is reached
+    shared_arena gathered_;
     // Reused from call to call, so that the steady state allocates nothing.
     std::vector<kernel::copy_pair> copies_;
     std::vector<send_op> sends_;

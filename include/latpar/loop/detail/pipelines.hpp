@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/background.hpp>
 #include <latpar/comm/detail/mesh_agreement.hpp>
 #include <latpar/comm/mesh_shape.hpp>
 
@@ -38,13 +39,13 @@ template <communicator Comm>
 class pipelines {
 public:
     /// A pipeline alone.
-    explicit pipelines(Comm& stages) : back_(stages.duplicate()) {
-        axes_.push_back(stages.duplicate());
+    explicit pipelines(Comm& stages) : back_(background(stages)) {
+        axes_.push_back(background(stages));
     }
 
     template <staged_mesh Mesh>
     requires std::same_as<axis_type<Mesh>, Comm>
-    explicit pipelines(Mesh& ranks) : back_(ranks.axis("stage").duplicate()) {
+    explicit pipelines(Mesh& ranks) : back_(background(ranks.axis("stage"))) {
         const mesh_shape& shape = ranks.shape();
         for (const std::string_view name : mesh_axes) {
             if (name != "stage" && shape.degree(name) == 1) continue;
@@ -54,7 +55,8 @@ public:
                     name);
             if (name == "stage") stage_ = axes_.size();
             if (name == "guidance") guidance_ = static_cast<int>(axes_.size());
-            axes_.push_back(ranks.axis(name).duplicate());
+            Comm& axis = ranks.axis(name);
+            axes_.push_back(name == "stage" ? background(axis) : axis.duplicate());
         }
     }
 
