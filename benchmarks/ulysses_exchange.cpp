@@ -39,13 +39,6 @@ struct shape {
 constexpr int rounds = 40;
 constexpr int warm_up = 5;
 
-/// Keeps the device busy for about a millisecond, in which the host queues what is measured: as in
-/// a model, whose host is ahead of the device.
-void let_the_host_ahead(buffer& memory, stream_ref stream) {
-    must(cudaMemsetAsync(memory.data(), 0, static_cast<std::size_t>(memory.bytes()),
-                         static_cast<cudaStream_t>(stream.handle)));
-}
-
 /// What a rank measures of one shape, in milliseconds.
 nlohmann::json measure(nccl::communicator& comm, const shape& s, dtype type) {
     cuda::stream stream;
@@ -71,7 +64,7 @@ nlohmann::json measure(nccl::communicator& comm, const shape& s, dtype type) {
     const index_t most = std::max(crossing(0), crossing(1));
     tensor<1> out({3 * most}, type, memory.source());
     tensor<1> in({3 * most}, type, memory.source());
-    buffer memory_to_clear(index_t{4} << 30, memory.source());
+    gpu_benchmark::head_start ahead;
     std::vector<double> there, back, bare_there, bare_back;
     for (int round = 0; round < rounds + warm_up; ++round) {
         const auto bare = [&](index_t tensors_each, std::vector<double>& times) {
@@ -80,7 +73,7 @@ nlohmann::json measure(nccl::communicator& comm, const shape& s, dtype type) {
                 return static_cast<std::size_t>(tensors_each * crossing(of) * size_of(type));
             };
             barrier(comm);
-            let_the_host_ahead(memory_to_clear, stream);
+            ahead.give(stream);
             begin.record(stream);
             const auto native = static_cast<cudaStream_t>(stream.ref().handle);
             ncclGroupStart();
@@ -96,7 +89,7 @@ nlohmann::json measure(nccl::communicator& comm, const shape& s, dtype type) {
         bare(3, bare_there);
         bare(1, bare_back);
         barrier(comm);
-        let_the_host_ahead(memory_to_clear, stream);
+        ahead.give(stream);
         begin.record(stream);
         policy(tensors[0].view(), tensors[1].view(), tensors[2].view(), tensors[3].view(), {},
                stream);

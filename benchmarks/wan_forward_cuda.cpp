@@ -12,17 +12,12 @@
 #include <cstdio>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 using namespace latpar;
 
 namespace {
 
-constexpr std::string_view shape =
-    R"({"patch_size":[1,2,2],"num_attention_heads":12,"attention_head_dim":128,"in_channels":16,)"
-    R"("out_channels":16,"text_dim":4096,"freq_dim":256,"ffn_dim":8960,"num_layers":30,)"
-    R"("cross_attn_norm":true,"eps":1e-6,"rope_max_seq_len":1024})";
 constexpr index_t text_tokens = 512;
 /// What cuBLAS reaches on an H200 on large bfloat16 products of random numbers.
 constexpr double peak_tflops = 790;
@@ -126,7 +121,7 @@ int main(int argc, char** argv) {
         report["text_tokens"] = text_tokens;
         report["peak_tflops"] = peak_tflops;
         cuda::device_memory memory;
-        const auto config = wan::parse_config(shape, "Wan 2.1 1.3B");
+        const auto config = wan::parse_config(gpu_benchmark::wan_1_3b, "Wan 2.1 1.3B");
         const auto weights = wan::cuda::random_weights(config, dtype::bf16, memory.source(), 1);
         for (const int frames : {49, 81}) {
             report["cases"].push_back(measure(weights, memory.source(), frames, 3));
