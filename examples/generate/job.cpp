@@ -81,6 +81,16 @@ video_plan job::plan_of_video() const {
     return plan_video(options, extents, schedule, weights->config);
 }
 
+std::vector<std::pair<std::string, std::string>> job::identity() const {
+    const bool has_embedding = !options.text_embedding.empty();
+    return {{"--weights", model_name},
+            {has_embedding ? "--text-embedding" : "--prompt",
+             has_embedding ? options.text_embedding.filename().string() : options.prompt},
+            {"--precision", std::string(latpar::name_of(options.precision))},
+            {"--seed", std::to_string(options.seed)},
+            {"--noise", options.video.independent_noise ? "independent" : "coordinated"}};
+}
+
 std::shared_ptr<const wan::weights> job::all_weights() const {
     const wan::layer_range& here = weights->layers;
     const bool all = here.first == 0 && here.last == weights->config.num_layers;

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace generate {
@@ -32,6 +33,9 @@ struct job {
     [[nodiscard]] run_plan plan() const;
     /// Of a long video.
     [[nodiscard]] video_plan plan_of_video() const;
+    /// What makes the video, beside the plan: options, and their values. The same on every process,
+    /// and of a video that is saved and of the run that goes on with it.
+    [[nodiscard]] std::vector<std::pair<std::string, std::string>> identity() const;
     /// All layers: the job's own weights if they are that, else read anew.
     [[nodiscard]] std::shared_ptr<const wan::weights> all_weights() const;
 };

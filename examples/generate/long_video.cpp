@@ -11,25 +11,14 @@ using latpar::const_latent_view;
 using latpar::index_t;
 using latpar::detail::require;
 
-/// What a saved video has to have in common with the job: the option, and its value.
-std::vector<std::pair<std::string, std::string>> identity_of(const job& j) {
-    const options& o = j.options;
-    return {{"--weights", j.model_name},
-            {o.text_embedding.empty() ? "--prompt" : "--text-embedding",
-             o.text_embedding.empty() ? o.prompt : o.text_embedding.filename().string()},
-            {"--precision", std::string(latpar::name_of(o.precision))},
-            {"--seed", std::to_string(o.seed)},
-            {"--noise", o.video.independent_noise ? "independent" : "coordinated"}};
-}
-
 }  // namespace
 
 void note_job(const job& j, latpar::safetensors_writer& file) {
-    for (const auto& [option, value] : identity_of(j)) file.set_metadata(option, value);
+    for (const auto& [option, value] : j.identity()) file.set_metadata(option, value);
 }
 
 void require_same_job(const job& j, const latpar::safetensors_file& file) {
-    for (const auto& [option, value] : identity_of(j)) {
+    for (const auto& [option, value] : j.identity()) {
         const auto saved = file.metadata().find(option);
         require(saved != file.metadata().end(), "--resume ", file.path().string(),
                 " does not say what its video had as ", option,

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iostream>
 #include <optional>
+#include <string>
 #include <thread>
 
 #if defined(LATPAR_GENERATE_MPI)
@@ -114,6 +115,11 @@ int run_on_processes(const generate::options& options) {
         complaint = error.what();
     }
     latpar::agree_no_error(world, complaint);
+    std::string identity;
+    for (const auto& [option, value] : job->identity()) {
+        identity += (identity.empty() ? "" : " ") + option + ' ' + value;
+    }
+    latpar::agree_on(world, "the video", identity);
     generate::report figures;
     const generate::ending how = run_rank(world, *job, around, figures);
     if (has_figures(how, figures) && world.rank() == 0) tell(options, figures);

@@ -365,6 +365,12 @@ TEST_CASE("processes write the file that threads write") {
     REQUIRE(processes.status == 0);
     CHECK(content(at.file("threads.safetensors")) == content(at.file("mpi.safetensors")));
     CHECK(json::parse(content(at.file("r.json"))).at("backend") == "mpi");
+    const std::string first = at.tiny() + "--mesh latent=2 --seed 3";
+    const outcome seeds = run(at, at.tiny() + "--mesh latent=2 --seed 4",
+                              LATPAR_MPIEXEC " 1 " + program() + ' ' + first + " : -n 1 ");
+    CHECK(seeds.status != 0);
+    CHECK_THAT(seeds.text, ContainsSubstring("the ranks disagree on the video") &&
+                               ContainsSubstring("--seed 3") && ContainsSubstring("--seed 4"));
     const outcome wrong = run(at, at.tiny() + "--mesh latent=3", LATPAR_MPIEXEC " 2 ");
     CHECK(wrong.status != 0);
     CHECK_THAT(wrong.text, ContainsSubstring("latent=2"));
