@@ -10,6 +10,7 @@ add_library(latpar_nccl
     src/nccl/collectives.cpp
     src/nccl/communicator.cpp
     src/nccl/exchange.cpp
+    src/nccl/family.cpp
     src/nccl/gates.cpp
     src/nccl/share.cpp
     src/nccl/text.cpp)

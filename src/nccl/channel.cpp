@@ -5,13 +5,11 @@
 #include <cuda/detail/check.hpp>
 #include <nccl/channel.hpp>
 #include <nccl/check.hpp>
+#include <nccl/patience.hpp>
 #include <nccl/text.hpp>
 
 #include <algorithm>
-#include <array>
 #include <new>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 namespace latpar::inline v0::nccl::detail {
@@ -19,21 +17,6 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 using cuda::detail::check;
-
-/// For a thread that waits: quick at first, then with little work.
-class patience {
-public:
-    void wait() {
-        if (++rounds_ < 2000) {
-            std::this_thread::yield();
-        } else {
-            std::this_thread::sleep_for(std::chrono::microseconds(50));
-        }
-    }
-
-private:
-    int rounds_ = 0;
-};
 
 /// The device, by its own number and by where it is, for ranks to compare.
 std::string name_of_device(int device) {
@@ -208,61 +191,6 @@ void channel::let_go() noexcept {
         // Its memory is lost with the rest.
     }
     comm_ = nullptr;
-}
-
-void family::end(const retiree& r) {
-    auto is_done = std::make_shared<std::atomic<bool>>(false);
-    const auto end_it = [r, is_done] {
-        static_cast<void>(cudaSetDevice(r.device));
-        std::jthread opener;
-        const auto keep_open = [&r](const std::stop_token& stop) {
-            static_cast<void>(cudaSetDevice(r.device));
-            do {
-                r.gate->open();
-                std::this_thread::sleep_for(std::chrono::milliseconds(1));
-            } while (!stop.stop_requested() || cudaStreamQuery(r.stream) == cudaErrorNotReady);
-        };
-        try {
-            if (r.gate) opener = std::jthread(keep_open);
-        } catch (const std::system_error&) {
-            r.gate->open();  // without threads, once
-        }
-        // What NCCL is still queueing it would not wait for, and take the memory away beneath it.
-        const clock::time_point limit = clock::now() + std::chrono::seconds(1);
-        ncclResult_t status = ncclInProgress;
-        patience waiting;
-        while (ncclCommGetAsyncError(r.comm, &status) == ncclSuccess && status == ncclInProgress &&
-               clock::now() < limit) {
-            waiting.wait();
-        }
-        static_cast<void>(r.is_sound ? ncclCommDestroy(r.comm) : ncclCommAbort(r.comm));
-        if (opener.joinable()) {
-            opener.request_stop();
-            opener.join();
-        }
-        if (r.stream != nullptr) static_cast<void>(cudaStreamDestroy(r.stream));
-        *is_done = true;
-    };
-    try {
-        std::jthread thread(end_it);
-        const std::lock_guard lock(mutex);
-        enders.push_back({std::move(thread), std::move(is_done)});
-    } catch (const std::system_error&) {
-        end_it();  // without threads, here and now
-    }
-}
-
-family::~family() {
-    // NCCL waits for graphs that outlive their communicator: those are left to themselves.
-    const clock::time_point limit = clock::now() + std::chrono::seconds(10);
-    for (ender& e : enders) {
-        patience waiting;
-        while (!*e.is_done && clock::now() < limit) waiting.wait();
-        if (!*e.is_done) e.thread.detach();
-    }
-    for (const retiree& r : retired) {
-        static_cast<void>(r.is_sound ? ncclCommDestroy(r.comm) : ncclCommAbort(r.comm));
-    }
 }
 
 void channel::hear() {

@@ -5,12 +5,9 @@
 #include <latpar/nccl/communicator.hpp>
 
 #include <cuda_runtime_api.h>
-#include <nccl/gates.hpp>
+#include <nccl/family.hpp>
 
-#include <atomic>
 #include <deque>
-#include <mutex>
-#include <thread>
 
 namespace latpar::inline v0::nccl::detail {
 
@@ -28,37 +25,6 @@ struct flight {
     std::vector<send_op> sends, host_sends;
     std::vector<recv_op> recvs, host_recvs;
     std::optional<any_request> host;
-};
-
-/// The communicators of one rank that were made from one another.
-struct family {
-    family() = default;
-    family(const family&) = delete;
-    family& operator=(const family&) = delete;
-    ~family();
-
-    struct retiree {
-        ncclComm_t comm;
-        int device;
-        bool is_sound;  ///< else it is aborted
-        /// Where NCCL may still be queueing something; it goes when that has ended.
-        cudaStream_t stream = nullptr;
-        std::shared_ptr<gates> gate{};  ///< that is kept open until then
-    };
-    /// Ends what NCCL does for a communicator, on the device too. It is on its way when this
-    /// returns: NCCL then waits for the device, which may wait for another that is ended next.
-    void end(const retiree& r);
-
-    std::mutex mutex;
-    std::vector<channel*> members;
-    /// Those that are gone, where ranks share a process: NCCL gives back the memory of all of its
-    /// ranks at once, which waits for their devices, and those for what other members do.
-    std::vector<retiree> retired;
-    struct ender {
-        std::jthread thread;
-        std::shared_ptr<const std::atomic<bool>> is_done;
-    };
-    std::vector<ender> enders;
 };
 
 class channel : public std::enable_shared_from_this<channel> {
