@@ -38,7 +38,10 @@ namespace {
 /// too. Whole messages before that fill what is computed with.
 class shortened {
 public:
-    explicit shortened(nccl::communicator inner) : shortened(std::move(inner), nullptr) {}
+    explicit shortened(nccl::communicator inner,
+                       std::shared_ptr<index_t> most =
+                           std::make_shared<index_t>(std::numeric_limits<index_t>::max()))
+        : inner_(std::move(inner)), most_(std::move(most)) {}
     /// To at most so many elements, from now on, of all that was made from this one too.
     void shorten(index_t most) { *most_ = most; }
     [[nodiscard]] int rank() const { return inner_.rank(); }
@@ -69,11 +72,6 @@ public:
     void abort(std::string_view reason) { inner_.abort(reason); }
 
 private:
-    shortened(nccl::communicator inner, std::shared_ptr<index_t> most)
-        : inner_(std::move(inner)),
-          most_(most ? std::move(most)
-                     : std::make_shared<index_t>(std::numeric_limits<index_t>::max())) {}
-
     nccl::communicator inner_;
     std::shared_ptr<index_t> most_;  ///< shared by what was made from one another
     std::vector<send_op> sends_;

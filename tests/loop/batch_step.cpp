@@ -10,6 +10,7 @@
 #include <support/all_schedules.hpp>
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
+#include <support/own_stream.hpp>
 #include <support/para_step_run.hpp>
 #include <support/recorded.hpp>
 
@@ -232,7 +233,7 @@ TEST_CASE("ranks of the model with other plans are refused, and narrow latents a
         loop::batch_step loop(zero, c.schedule, plan, kernel::host{},
                               {&memory, memory_space::host});
         loop.start(philox_noise(1));
-        loop.run(philox_noise(1));
+        loop.run(philox_noise(1), own_stream{});
         CHECK(memory.peak_bytes() == plan.workspace_bytes());
     }
 }

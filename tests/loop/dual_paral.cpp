@@ -7,6 +7,7 @@
 #include <loop/dual_paral_reference.hpp>
 #include <support/catch.hpp>
 #include <support/expect.hpp>
+#include <support/own_stream.hpp>
 #include <support/temporary.hpp>
 
 #include <chrono>
@@ -88,7 +89,7 @@ std::vector<float> sample(const small_video& v, int stages) {
     thread_team(stages).run([&](thread_communicator& comm) {
         auto model = v.model();
         loop::dual_paral loop(model, comm, v.schedule, v.rule, v.plan(stages));
-        loop.run(v.noise(), frame_sink{&out});
+        loop.run(v.noise(), frame_sink{&out}, own_stream{});
         EXPECT(loop.done());
     });
     return out;

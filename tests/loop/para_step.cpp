@@ -13,6 +13,7 @@
 #include <support/closed_form.hpp>
 #include <support/expect.hpp>
 #include <support/messages_of.hpp>
+#include <support/own_stream.hpp>
 #include <support/para_step_run.hpp>
 
 #include <algorithm>
@@ -404,7 +405,7 @@ TEST_CASE("receives are posted before rank 0's own call, and sends do not wait f
         loop::para_step loop(model, ranks, c.schedule, plan_para_step(c.problem(), options, 3));
         const philox_noise noise(1);
         loop.start(noise);
-        loop.run(noise);
+        loop.run(noise, own_stream{});
     });
     CHECK(in_time);
     CHECK(sent == 6);

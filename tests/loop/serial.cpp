@@ -8,6 +8,7 @@
 
 #include <support/catch.hpp>
 #include <support/closed_form.hpp>
+#include <support/own_stream.hpp>
 #include <support/recorded.hpp>
 
 #include <cstring>
@@ -81,7 +82,7 @@ TEST_CASE("a whole latent can be the start, and a loop can start again") {
     latent first(extents);
     latent second(extents);
     loop.start(std::as_const(initial).view());
-    loop.run(noise);
+    loop.run(noise, own_stream{});
     loop.collect(first.view());
     loop.start(noise);
     loop.run(noise);
