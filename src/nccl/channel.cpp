@@ -279,8 +279,19 @@ void channel::end(std::string_view reason) noexcept {
     *flag_ = true;
     // What is not at work may be let go of in the end.
     if (comm_ == nullptr || (shares_process_ && !is_queueing_ && !is_at_work())) return;
+    if (is_queueing_ && greetings_ != nullptr) await_queueing();
     family_->end(
         {std::exchange(comm_, nullptr), device_, false, std::exchange(stream_, nullptr), gates_});
+}
+
+void channel::await_queueing() noexcept {
+    const clock::time_point limit = clock::now() + std::chrono::seconds(5);
+    ncclResult_t status = ncclInProgress;
+    patience waiting;
+    while (ncclCommGetAsyncError(comm_, &status) == ncclSuccess && status == ncclInProgress &&
+           clock::now() < limit) {
+        waiting.wait();
+    }
 }
 
 void channel::fail(std::string_view reason) {

@@ -111,6 +111,9 @@ private:
     /// Ends everything of this communicator on the device, and of its kin that are at work.
     void fail(std::string_view reason);
     void end(std::string_view reason) noexcept;
+    /// Waits, 5 s at most, until NCCL's own thread has queued on the device what it was given. Who
+    /// gives buffers back waits for the device, but not for what comes to it later.
+    void await_queueing() noexcept;
     [[nodiscard]] bool is_at_work() const noexcept;
 
     [[nodiscard]] flight& take();

@@ -31,14 +31,6 @@ void family::end(const retiree& r) {
         } catch (const std::system_error&) {
             r.gate->open();  // without threads, once
         }
-        // What NCCL is still queueing it would not wait for, and take the memory away beneath it.
-        const clock::time_point limit = clock::now() + std::chrono::seconds(1);
-        ncclResult_t status = ncclInProgress;
-        patience waiting;
-        while (ncclCommGetAsyncError(r.comm, &status) == ncclSuccess && status == ncclInProgress &&
-               clock::now() < limit) {
-            waiting.wait();
-        }
         static_cast<void>(r.is_sound ? ncclCommDestroy(r.comm) : ncclCommAbort(r.comm));
         if (opener.joinable()) {
             opener.request_stop();
