@@ -20,6 +20,23 @@ using status = local_entry::status;
 // Below this a copy costs less than waking a second thread for it.
 constexpr index_t copy_at_once = 16 * 1024;
 
+/// What two sides say differently of a message; empty if nothing.
+std::string disagreement_of(const local_entry& send, const local_entry& recv) {
+    if (send.count != recv.count || send.type != recv.type) {
+        return concat("rank ", send.owner->rank, " sent ", send.count, " elements of ",
+                      name_of(send.type), " to rank ", recv.owner->rank, ", which expected ",
+                      recv.count, " of ", name_of(recv.type),
+                      "; both sides must name the same count and type");
+    }
+    if (send.count > 0 && send.target != recv.target) {
+        return concat("rank ", send.owner->rank, " sent a message ",
+                      send.target ? "with" : "without", " a target to rank ", recv.owner->rank,
+                      ", which expected it ", recv.target ? "with" : "without",
+                      " one, or elsewhere; both sides must name the same");
+    }
+    return {};
+}
+
 }  // namespace
 
 local_channel::local_channel(int size)
@@ -79,17 +96,18 @@ local_request local_channel::start(int rank, std::span<const send_op> sends,
     local_exchange& exchange = take(rank, sends.size() + recvs.size());
     // Receives first: a waiting thread serves its own incoming messages before the others'.
     std::size_t next = 0;
-    const auto fill = [&](auto* data, const auto& op, bool is_send) {
+    const auto fill = [&](auto* data, const auto& op, bool is_send, const void* target) {
         local_entry& entry = exchange.entries[next++];
         entry.data = static_cast<std::byte*>(const_cast<void*>(static_cast<const void*>(data)));
         entry.count = op.count;
         entry.type = op.type;
         entry.peer = op.peer;
         entry.is_send = is_send;
+        entry.target = target;
         entry.owner = &exchange;
     };
-    for (const recv_op& op : recvs) fill(op.data, op, false);
-    for (const send_op& op : sends) fill(op.data, op, true);
+    for (const recv_op& op : recvs) fill(op.data, op, false, op.is_target ? op.data : nullptr);
+    for (const send_op& op : sends) fill(op.data, op, true, op.target);
     for (local_entry& entry : exchange.entries) post(entry);
     return {shared_from_this(), &exchange};
 }
@@ -115,12 +133,9 @@ void local_channel::unlink(local_entry& entry) noexcept {
 }
 
 void local_channel::meet(local_entry& send, local_entry& recv) {
-    if (send.count != recv.count || send.type != recv.type) {
-        const std::string failure = concat(
-            "rank ", send.owner->rank, " sent ", send.count, " elements of ", name_of(send.type),
-            " to rank ", recv.owner->rank, ", which expected ", recv.count, " of ",
-            name_of(recv.type), "; both sides must name the same count and type");
-        send.owner->failure = recv.owner->failure = failure;
+    if (std::string failure = disagreement_of(send, recv); !failure.empty()) {
+        send.owner->failure = failure;
+        recv.owner->failure = std::move(failure);
     } else if (send.bytes() > copy_at_once) {
         send.match = &recv;
         recv.match = &send;

@@ -24,6 +24,7 @@ struct local_entry {
     dtype type = dtype::u8;
     int peer = 0;
     bool is_send = false;
+    const void* target = nullptr;
     status state = status::queued;
     local_exchange* owner = nullptr;
     local_entry* previous = nullptr;

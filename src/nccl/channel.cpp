@@ -93,9 +93,10 @@ channel::channel(any_communicator bootstrap, const options& wanted, std::shared_
         agree_no_error(bootstrap_, complaint);
         if (size_ > 1) {
             require_own_devices(bootstrap_.control_all_gather(device));
-            const std::string& process = process_name();
-            shares_process_ =
-                std::ranges::count(bootstrap_.control_all_gather(process), process) > 1;
+            std::vector<std::string> processes = bootstrap_.control_all_gather(process_name());
+            shares_process_ = std::ranges::count(processes, process_name()) > 1;
+            std::ranges::sort(processes);
+            has_threads_ = std::ranges::adjacent_find(processes) != processes.end();
             const std::string id_of_all = bootstrap_.control_all_gather(id).front();
             // The first error of any rank is that of all, and nobody waits for one that has left.
             guarded(bootstrap_, [&] {

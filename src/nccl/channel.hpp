@@ -129,7 +129,17 @@ private:
     void finish(flight& f);
     /// Queues the messages between the two.
     void launch(flight& f);
-    /// Tells receivers of messages to come, and waits for a sender where that is all there is.
+    /// Whether a message goes to another rank, or comes from one.
+    [[nodiscard]] bool travels(const auto& op) const noexcept {
+        return op.peer != rank_ && op.count > 0;
+    }
+    /// Whether copy engines write the messages to their targets. Not among threads: there CUDA
+    /// lets a copy to another device wait, on the host, for who gives memory back, and that waits
+    /// for its device, which may wait for the copy.
+    [[nodiscard]] bool is_written(const flight& f) const;
+    /// Writes each message when its receiver has come, and waits for those that come here.
+    void write(const flight& f);
+    /// Tells receivers of what NCCL is to send, and waits for a sender where that is all there is.
     void pass_gates(const flight& f);
     void group(const flight& f);
     void copy_own(const flight& f);
@@ -143,6 +153,7 @@ private:
     int size_ = 0;
     int device_ = 0;
     bool shares_process_ = false;  ///< with another rank
+    bool has_threads_ = false;     ///< whether any rank does
     ncclComm_t comm_ = nullptr;
     cudaStream_t stream_ = nullptr;
     cudaEvent_t last_ = nullptr;  ///< of the latest exchange that was begun and not captured

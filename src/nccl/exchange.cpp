@@ -17,6 +17,8 @@ namespace {
 using cuda::detail::check;
 using cuda::detail::native;
 
+using news = gates::news;
+
 std::string text_of(const auto& op) {
     return concat(op.count, " elements of ", name_of(op.type));
 }
@@ -113,9 +115,40 @@ void channel::finish(flight& f) {
 void channel::launch(flight& f) {
     begin(f);
     copy_own(f);
-    if (gates_ && !f.is_captured) pass_gates(f);
-    group(f);
+    if (is_written(f)) {
+        write(f);
+    } else {
+        if (gates_ && !f.is_captured) pass_gates(f);
+        group(f);
+    }
     finish(f);
+}
+
+bool channel::is_written(const flight& f) const {
+    const auto has_one = [&](const auto& op) { return travels(op) && has_target(op); };
+    return gates_ && !has_threads_ && !f.is_captured &&
+           (std::ranges::any_of(f.sends, has_one) || std::ranges::any_of(f.recvs, has_one));
+}
+
+void channel::write(const flight& f) {
+    // First what the senders wait for, whatever this rank waits for next.
+    for (const recv_op& op : f.recvs) {
+        if (travels(op)) gates_->tell(news::receiving, op.peer, 1, stream_);
+    }
+    for (const send_op& op : f.sends) {
+        if (!travels(op)) continue;
+        gates_->await(news::receiving, op.peer, stream_);
+        gates_->count(news::receiving, op.peer, 1);
+        check(cudaMemcpyAsync(op.target, op.data, static_cast<std::size_t>(op.bytes()),
+                              cudaMemcpyDeviceToDevice, stream_),
+              "writing a message of rank ", rank_, " to rank ", op.peer);
+        gates_->tell(news::written, op.peer, 1, stream_);
+    }
+    for (const recv_op& op : f.recvs) {
+        if (!travels(op)) continue;
+        gates_->await(news::written, op.peer, stream_);
+        gates_->count(news::written, op.peer, 1);
+    }
 }
 
 void channel::check_own(const flight& f) const {
@@ -161,7 +194,7 @@ void channel::pass_gates(const flight& f) {
         if (peer == rank_) continue;
         if (const std::uint32_t going = count(f.sends, peer); going > 0) {
             ++receivers;
-            gates_->announce(peer, going, stream_);
+            gates_->tell(news::sending, peer, going, stream_);
         }
         if (count(f.recvs, peer) > 0) {
             ++senders;
@@ -169,15 +202,17 @@ void channel::pass_gates(const flight& f) {
         }
     }
     // Only where NCCL could do nothing else either: what a sender begins may need the rest.
-    if (receivers == 0 && senders == 1) gates_->wait_for_next(sender, stream_);
+    if (receivers == 0 && senders == 1) gates_->await(news::sending, sender, stream_);
     for (int peer = 0; peer < size_; ++peer) {
-        if (peer != rank_) gates_->expect(peer, count(f.recvs, peer));
+        if (peer != rank_) gates_->count(news::sending, peer, count(f.recvs, peer));
     }
 }
 
 void channel::group(const flight& f) {
-    const auto travels = [&](const auto& op) { return op.peer != rank_ && op.count > 0; };
-    if (std::ranges::none_of(f.sends, travels) && std::ranges::none_of(f.recvs, travels)) return;
+    const auto is_outward = [&](const auto& op) { return travels(op); };
+    if (std::ranges::none_of(f.sends, is_outward) && std::ranges::none_of(f.recvs, is_outward)) {
+        return;
+    }
     is_queueing_ = true;
     ncclResult_t status = ncclGroupStart();
     const auto take = [&](ncclResult_t next) {

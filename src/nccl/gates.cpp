@@ -23,8 +23,10 @@ memory_operation* wait_value() {
     return function;
 }
 
-CUdeviceptr word(std::byte* words, int rank) {
-    return reinterpret_cast<CUdeviceptr>(words + 4 * rank);
+constexpr std::size_t kinds_of_news = 3;
+
+CUdeviceptr word(std::byte* words, std::size_t place) {
+    return reinterpret_cast<CUdeviceptr>(words + 4 * place);
 }
 
 void wait_for(CUdeviceptr at, std::uint32_t value, cudaStream_t stream) {
@@ -39,7 +41,9 @@ bool gates::can_wait() noexcept {
 }
 
 gates::gates(int ranks, empty)
-    : going_(static_cast<std::size_t>(ranks)), coming_(static_cast<std::size_t>(ranks)) {}
+    : ranks_(static_cast<std::size_t>(ranks)),
+      told_(kinds_of_news * ranks_),
+      heard_(kinds_of_news * ranks_) {}
 
 // What is taken is given back by the destructor from here on.
 gates::gates(int ranks) : gates(ranks, empty{}) {
@@ -73,28 +77,30 @@ void gates::reach(peer_memory peers, int self) {
     self_ = self;
 }
 
-void gates::announce(int peer, std::uint32_t messages, cudaStream_t stream) {
-    std::uint32_t& count = going_[static_cast<std::size_t>(peer)];
+void gates::tell(news what, int peer, std::uint32_t messages, cudaStream_t stream) {
+    std::uint32_t& count = told_[place_of(what, peer)];
     count += messages;
-    check_driver(write_value()(stream, word(peers_.of[static_cast<std::size_t>(peer)], self_),
-                               count, CU_STREAM_WRITE_VALUE_DEFAULT),
+    std::byte* const there = peers_.of[static_cast<std::size_t>(peer)];
+    check_driver(write_value()(stream, word(there, place_of(what, self_)), count,
+                               CU_STREAM_WRITE_VALUE_DEFAULT),
                  "cuStreamWriteValue32");
 }
 
-void gates::expect(int peer, std::uint32_t messages) noexcept {
-    coming_[static_cast<std::size_t>(peer)] += messages;
+void gates::await(news what, int peer, cudaStream_t stream) {
+    const std::size_t place = place_of(what, peer);
+    wait_for(word(memory_, place), heard_[place] + 1, stream);
 }
 
-void gates::wait_for_next(int peer, cudaStream_t stream) {
-    wait_for(word(memory_, peer), coming_[static_cast<std::size_t>(peer)] + 1, stream);
+void gates::count(news what, int peer, std::uint32_t messages) noexcept {
+    heard_[place_of(what, peer)] += messages;
 }
 
 void gates::open() noexcept {
     is_open_ = true;
     constexpr std::uint32_t far_ahead = std::uint32_t{1} << 30;
-    for (std::size_t peer = 0; peer < coming_.size(); ++peer) {
-        static_cast<void>(write_value()(opening_, word(memory_, static_cast<int>(peer)),
-                                        coming_[peer] + far_ahead, CU_STREAM_WRITE_VALUE_DEFAULT));
+    for (std::size_t place = 0; place < heard_.size(); ++place) {
+        static_cast<void>(write_value()(opening_, word(memory_, place), heard_[place] + far_ahead,
+                                        CU_STREAM_WRITE_VALUE_DEFAULT));
     }
 }
 

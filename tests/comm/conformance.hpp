@@ -594,6 +594,18 @@ std::string written_directly(C& comm, const strengths& can) {
         }
         wrong += complain(!peers.is_broken(), "broken without a failure");
         if (can.reaches_peers && peers.empty()) return wrong;
+        if (!peers.empty()) {
+            // A message to where the next rank has it.
+            const auto right = static_cast<std::size_t>(right_of(comm));
+            const bytes out = filled(mine.size(), self);
+            send_op send = to(right_of(comm), out);
+            send.target = peers.of[right];
+            recv_op recv = from(left_of(comm), mine);
+            recv.is_target = true;
+            exchange(comm, std::array{send}, std::array{recv});
+            wrong += complain(mine == filled(mine.size(), static_cast<std::size_t>(left_of(comm))),
+                              "a message to a target has other content");
+        }
         // One that shares nothing is enough.
         const peer_memory none =
             comm.share(self == 0 ? nullptr : memory, self == 0 ? 0 : 1, memory_space::host);

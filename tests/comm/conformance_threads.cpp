@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The conformance suite on the communicators of one process.
 #include <latpar/comm/any_communicator.hpp>
+#include <latpar/comm/detail/check_operations.hpp>
 #include <latpar/comm/metered.hpp>
 #include <latpar/comm/self.hpp>
 #include <latpar/comm/thread_team.hpp>
@@ -59,6 +60,49 @@ TEST_CASE("thread ranks that write to each other's memory conform, behind any ty
                     return metered(any_communicator(direct_threads(std::move(comm))));
                 }};
     conformance::run(any, can);
+}
+
+TEST_CASE("a target that one side alone names, or two of an exchange, are refused") {
+    const auto texts = threads{
+        thread_team(2), [](thread_communicator comm) {
+            return direct_threads(std::move(comm));
+        }}.run([](direct_threads& comm) {
+        conformance::bytes mine(8);
+        const peer_memory peers =
+            comm.share(reinterpret_cast<std::byte*>(mine.data()), 8, memory_space::host);
+        const conformance::bytes out(8, 3);
+        const int peer = 1 - comm.rank();
+        std::string said;
+        for (const std::size_t shift : {0, 1}) {
+            send_op send = conformance::to(peer, out);
+            recv_op recv = conformance::from(peer, mine);
+            send.count = recv.count = 4;
+            send.target = peers.of[static_cast<std::size_t>(peer)] + shift;
+            recv.is_target = shift > 0;
+            said += conformance::message_of<comm_error>(
+                [&] { exchange(comm, std::array{send}, std::array{recv}); });
+        }
+        send_op to_self = conformance::to(comm.rank(), out);
+        send_op to_peer = conformance::to(peer, out);
+        to_self.target = to_peer.target = mine.data();
+        said += conformance::message_of<usage_error>([&] {
+            exchange(comm, std::array{to_self, to_peer}, {});
+        });
+        recv_op back = conformance::from(peer, mine);
+        to_peer.space = back.space = memory_space::cuda;
+        said += conformance::message_of<usage_error>([&] {
+            latpar::detail::check_operations(2, std::array{to_peer}, std::array{back},
+                                             [](memory_space) { return true; });
+        });
+        return said;
+    });
+    for (const std::string& text : texts) {
+        CHECK_THAT(text, ContainsSubstring("with a target to rank"));
+        CHECK_THAT(text, ContainsSubstring("expected it without one, or elsewhere"));
+        CHECK_THAT(text, ContainsSubstring("expected it with one, or elsewhere"));
+        CHECK_THAT(text, ContainsSubstring("an exchange has targets on ranks"));
+        CHECK_THAT(text, ContainsSubstring("with a target and without; start them apart"));
+    }
 }
 
 TEST_CASE("metered conforms, and each byte that is sent is received") {

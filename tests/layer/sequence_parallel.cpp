@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ulysses, ring and USP on thread ranks: against attention on one rank, against their plans.
 #include <latpar/comm/mesh.hpp>
+#include <latpar/comm/self.hpp>
 #include <latpar/comm/thread_team.hpp>
 #include <latpar/layer/forward_plan.hpp>
 
@@ -474,7 +475,8 @@ TEST_CASE("memory is what the plan says") {
 
 TEST_CASE("no more memory is handed out than was planned") {
     layer::detail::arena arena;
-    arena.reserve(128, {});
+    self_communicator alone;
+    arena.reserve(128, {}, alone);
     static_cast<void>(arena.take(std::array<index_t, 1>{1}, dtype::u8, memory_space::host));
     static_cast<void>(arena.take(std::array<index_t, 1>{64}, dtype::u8, memory_space::host));
     CHECK_THROWS_WITH(arena.take(std::array<index_t, 1>{1}, dtype::u8, memory_space::host),

@@ -2,6 +2,8 @@
 // What ranks of NCCL write to each other's memory, whether they are threads or processes.
 #pragma once
 
+#include <latpar/comm/background.hpp>
+#include <latpar/comm/detail/shared_buffer.hpp>
 #include <latpar/comm/metered.hpp>
 #include <latpar/cuda/device.hpp>
 #include <latpar/cuda/kernels.hpp>
@@ -13,7 +15,9 @@
 #include <support/expect.hpp>
 #include <support/messages_only.hpp>
 
+#include <chrono>
 #include <random>
+#include <thread>
 
 /// An attention that gives back its queries times a half plus its values: enough to see that each
 /// row and head comes from where it should.
@@ -139,4 +143,124 @@ inline void check_failing_direct(latpar::nccl::communicator& comm, int failing) 
     cuda::copy_bytes(there.data(), values.data(), 400, other);
     cuda::copy_bytes(back.data(), there.data(), 400, other);
     EXPECT(back == values);
+}
+
+/// Memory of two ranks, in three parts, that messages beside computing go to.
+struct targets {
+    static constexpr latpar::index_t count = 3 << 20;
+    static constexpr latpar::index_t bytes = 4 * count;
+
+    explicit targets(latpar::nccl::communicator& comm)
+        : beside(latpar::background(comm)),
+          peer(1 - comm.rank()),
+          values(3 * bytes, memory.source()) {
+        mine.reserve(3 * bytes, memory.source(), beside);
+        EXPECT(mine.is_shared());
+    }
+    /// Sets what is sent as a part to one number.
+    void set(int part, float value) {
+        const std::vector<float> numbers(static_cast<std::size_t>(count), value);
+        latpar::cuda::copy_bytes(values.data() + part * bytes, numbers.data(), bytes, stream);
+    }
+    [[nodiscard]] latpar::send_op send(int part, bool to_target = true) const {
+        return {values.data() + part * bytes,
+                count,
+                latpar::dtype::f32,
+                peer,
+                latpar::memory_space::cuda,
+                to_target ? mine.at(peer, mine.data() + part * bytes) : nullptr};
+    }
+    [[nodiscard]] latpar::recv_op recv(int part, bool to_target = true) const {
+        return {mine.data() + part * bytes, count,    latpar::dtype::f32, peer,
+                latpar::memory_space::cuda, to_target};
+    }
+    /// That a part of memory has one number throughout.
+    void expect(const std::byte* from, float value) {
+        beside.synchronize(stream);
+        std::vector<float> numbers(static_cast<std::size_t>(count));
+        latpar::cuda::copy_bytes(numbers.data(), from, bytes, stream);
+        EXPECT(numbers == std::vector<float>(numbers.size(), value));
+    }
+    void expect(int part, float value) { expect(mine.data() + part * bytes, value); }
+
+    latpar::nccl::communicator beside;
+    int peer;
+    latpar::cuda::stream stream;
+    latpar::cuda::device_memory memory;
+    latpar::buffer values;
+    latpar::detail::shared_buffer mine;
+};
+
+/// Messages with targets arrive, among others, however they are grouped, and none before its
+/// receiver has come.
+inline void check_targets(latpar::nccl::communicator& comm) {
+    using namespace latpar;
+    targets t(comm);
+    const auto own = static_cast<float>(comm.rank());
+    const float other = 1 - own;
+    for (int round = 0; round < 5; ++round) {
+        const auto number = static_cast<float>(10 * round);
+        for (const int part : {0, 1, 2}) t.set(part, number + own + static_cast<float>(2 * part));
+        // Both ways at once, two to their targets and then one without.
+        exchange(t.beside, std::array{t.send(0), t.send(1)}, std::array{t.recv(0), t.recv(1)},
+                 t.stream);
+        exchange(t.beside, std::array{t.send(2, false)}, std::array{t.recv(2, false)}, t.stream);
+        for (const int part : {0, 1, 2}) {
+            t.expect(part, number + other + static_cast<float>(2 * part));
+        }
+        // Sent together and received apart, and the other way round.
+        for (const int part : {0, 1}) t.set(part, -number - own - static_cast<float>(part));
+        for (const int sender : {0, 1}) {
+            if (comm.rank() == sender) {
+                exchange(t.beside, std::array{t.send(0), t.send(1)}, {}, t.stream);
+                exchange(t.beside, std::array{t.send(0)}, {}, t.stream);
+                exchange(t.beside, std::array{t.send(1)}, {}, t.stream);
+            } else {
+                exchange(t.beside, {}, std::array{t.recv(0)}, t.stream);
+                exchange(t.beside, {}, std::array{t.recv(1)}, t.stream);
+                exchange(t.beside, {}, std::array{t.recv(0), t.recv(1)}, t.stream);
+            }
+        }
+        for (const int part : {0, 1}) t.expect(part, -number - other - static_cast<float>(part));
+        // The receiver's stream still works with what it has.
+        t.set(0, number + own);
+        if (comm.rank() == 0) {
+            exchange(t.beside, std::array{t.send(0)}, {}, t.stream);
+            t.beside.synchronize(t.stream);
+        } else {
+            cuda::device_memory memory;
+            tensor<1> busy({index_t{1} << 30}, dtype::u8, memory.source());
+            tensor<1> kept({targets::bytes}, dtype::u8, memory.source());
+            const auto native = static_cast<cudaStream_t>(t.stream.ref().handle);
+            for (int i = 0; i < 20; ++i) {
+                static_cast<void>(
+                    cudaMemsetAsync(busy.view().data, i, std::size_t{1} << 30, native));
+            }
+            static_cast<void>(cudaMemcpyAsync(kept.view().data, t.mine.data(), targets::bytes,
+                                              cudaMemcpyDeviceToDevice, native));
+            exchange(t.beside, {}, std::array{t.recv(0)}, t.stream);
+            t.expect(kept.view().data, -number - other);
+            t.expect(0, number + other);
+        }
+    }
+}
+
+/// Who waits for the receiver of a message with a target, or for its sender, hears of an abort, and
+/// the device is free.
+inline void check_abandoned_targets(latpar::nccl::communicator& comm, bool is_sent) {
+    using namespace latpar;
+    targets t(comm);
+    if (comm.rank() == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        t.beside.abort("no more");
+    } else {
+        expect_throws(
+            [&] {
+                if (is_sent) exchange(t.beside, std::array{t.send(0)}, {}, t.stream);
+                if (!is_sent) exchange(t.beside, {}, std::array{t.recv(0)}, t.stream);
+                t.beside.synchronize(t.stream);
+            },
+            "no more");
+    }
+    cuda::synchronize(t.stream);
 }

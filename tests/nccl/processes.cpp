@@ -31,6 +31,15 @@ TEST_CASE("GPUs of processes write to each other's memory, and Ulysses does") {
     CHECK_NOTHROW(guarded(comm, [&] { check_direct(comm); }));
 }
 
+TEST_CASE("messages beside computing are written to the memory of processes") {
+    auto comm = on_own_devices({std::chrono::minutes(1)});
+    CHECK_NOTHROW(guarded(comm, [&] { check_targets(comm); }));
+    for (const bool is_sent : {true, false}) {
+        auto other = on_own_devices({});
+        CHECK_NOTHROW(check_abandoned_targets(other, is_sent));
+    }
+}
+
 TEST_CASE("a process that fails leaves nobody writing to memory that is gone") {
     for (int round = 0; round < 4; ++round) {
         auto comm = on_own_devices({});

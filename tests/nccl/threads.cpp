@@ -330,6 +330,22 @@ TEST_CASE("what waits for a sender beside computing ends with an abort, and the 
     });
 }
 
+TEST_CASE("messages beside computing are written to where the receiver has them") {
+    on_devices(2, {std::chrono::minutes(1)}, [](nccl::communicator& comm) { check_targets(comm); });
+    // By messages alone nothing is shared, and they arrive all the same.
+    on_devices(2, {std::chrono::minutes(1), false}, [](nccl::communicator& comm) {
+        cuda::device_memory memory;
+        latpar::detail::shared_buffer mine;
+        mine.reserve(8, memory.source(), comm);
+        EXPECT(!mine.is_shared() && mine.at(1 - comm.rank(), mine.data()) == nullptr);
+    });
+}
+
+TEST_CASE("what waits to be written beside computing ends with an abort") {
+    // Not what is sent, which NCCL may keep.
+    on_devices(2, {}, [](nccl::communicator& comm) { check_abandoned_targets(comm, false); });
+}
+
 TEST_CASE("a capture by ranks that share a process is refused, with what to do") {
     on_devices(2, {}, [](nccl::communicator& comm) {
         cuda::stream stream;

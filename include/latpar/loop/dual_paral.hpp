@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/detail/memory_complaint.hpp>
+#include <latpar/comm/detail/shared_buffer.hpp>
 #include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/denoise/staged_denoiser.hpp>
 #include <latpar/io/safetensors.hpp>
@@ -224,7 +225,7 @@ private:
 
     /// Hidden tensors of one task, and the exchange that is using them.
     struct slot {
-        buffer storage;
+        latpar::detail::shared_buffer storage;  ///< lies alike on all stages
         std::vector<hidden_view> hidden;
         std::uint8_t go_on = 0;
         std::optional<exchange_type> coming;
@@ -326,7 +327,7 @@ private:
             return latent_block(batch * channels() * frames * area * size_of(type), type, source);
         };
         for (slot& s : slots_) {
-            s.storage = buffer(plan_.hidden_bytes(), source);
+            s.storage.reserve(plan_.hidden_bytes(), source, forward());
             std::byte* next = s.storage.data();
             for (const hidden_signature& h : plan_.model.hidden) {
                 hidden_view view{next, h.extents, dense_strides(h.extents), h.type, source.space};
@@ -477,7 +478,8 @@ private:
         sends_.clear();
         if (task.is_tail) sends_.push_back({&at.go_on, 1, dtype::u8, rank() + 1});
         for (const hidden_view& h : at.hidden) {
-            sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space});
+            sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space,
+                              at.storage.at(rank() + 1, h.data)});
         }
         at.going.emplace(forward().start_exchange(sends_, {}, stream));
     }
@@ -486,7 +488,8 @@ private:
         recvs_.clear();
         if (task.is_tail) recvs_.push_back({&at.go_on, 1, dtype::u8, rank() - 1});
         for (const hidden_view& h : at.hidden) {
-            recvs_.push_back({h.data, h.elements(), h.type, rank() - 1, h.space});
+            recvs_.push_back(
+                {h.data, h.elements(), h.type, rank() - 1, h.space, at.storage.is_shared()});
         }
         at.coming.emplace(forward().start_exchange({}, recvs_, stream));
     }

@@ -18,13 +18,44 @@ void check_operation(std::string_view verb, const Op& op, int size, const Reache
             name_of(op.space), " memory, which this communicator does not reach; copy it first");
 }
 
+inline bool has_target(const send_op& op) {
+    return op.target != nullptr;
+}
+inline bool has_target(const recv_op& op) {
+    return op.is_target;
+}
+
+/// Errors: usage_error unless all messages of device memory have a target or none, and what is sent
+/// to one goes to one rank.
+inline void check_targets(std::span<const send_op> sends, std::span<const recv_op> recvs) {
+    bool some_have = false;
+    bool some_have_none = false;
+    const auto see = [&](const auto& op) {
+        if (op.space == memory_space::host || op.count == 0) return;
+        (has_target(op) ? some_have : some_have_none) = true;
+    };
+    const send_op* first = nullptr;
+    for (const send_op& op : sends) {
+        see(op);
+        if (!has_target(op)) continue;
+        if (first == nullptr) first = &op;
+        require(first->peer == op.peer, "an exchange has targets on ranks ", first->peer, " and ",
+                op.peer, "; give the messages to each an exchange of their own");
+    }
+    for (const recv_op& op : recvs) see(op);
+    require(!some_have || !some_have_none,
+            "an exchange of device memory has messages with a target and without; start them "
+            "apart");
+}
+
 /// Errors: usage_error for a peer out of range, a negative count, a null pointer with a positive
-/// count, or a memory space that `reaches` refuses.
+/// count, a memory space that `reaches` refuses, or targets as check_targets refuses them.
 template <class Reaches>
 void check_operations(int size, std::span<const send_op> sends, std::span<const recv_op> recvs,
                       const Reaches& reaches) {
     for (const send_op& op : sends) check_operation("a send to", op, size, reaches);
     for (const recv_op& op : recvs) check_operation("a receive from", op, size, reaches);
+    check_targets(sends, recvs);
 }
 
 }  // namespace latpar::inline v0::detail

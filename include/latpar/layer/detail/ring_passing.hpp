@@ -3,6 +3,7 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
+#include <latpar/comm/background.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/layer/detail/rows.hpp>
 #include <latpar/layer/ring_plan.hpp>
@@ -32,7 +33,8 @@ public:
 
     /// Takes the memory for a plan that all ranks have agreed on.
     void reserve(const ring_plan& plan) {
-        arena_.reserve(plan.workspace_bytes(comm_->rank()), source_);
+        if (!channel_) channel_.emplace(background(*comm_));
+        arena_.reserve(plan.workspace_bytes(comm_->rank()), source_, *channel_);
     }
     /// Goes on with a plan whose memory was taken, and which outlives its use.
     void use(const ring_plan& plan) {
@@ -45,6 +47,15 @@ public:
         check(q, k, v, out);
         const int self = comm_->rank();
         arena_.rewind();
+        std::array<heads_view, 4> travelling;
+        if (plan_->ranks > 1) {
+            // First, so that they lie alike on all ranks.
+            const std::array<index_t, 3> most{plan_->most_keys(), plan_->shape.key_heads,
+                                              plan_->shape.head_dim};
+            for (heads_view& view : travelling) {
+                view = arena_.take(most, plan_->shape.type, source_.space);
+            }
+        }
         if (plan_->is_masked() || (plan_->ranks > 1 && !(travels(k) && travels(v)))) {
             latpar::detail::require(plan_->may_pack(self), "rank ", self,
                                     " planned for dense keys, those that were passed have gaps; "
@@ -60,12 +71,6 @@ public:
             return;
         }
         take_results(out, stream);
-        const std::array<index_t, 3> most{plan_->most_keys(), plan_->shape.key_heads,
-                                          plan_->shape.head_dim};
-        std::array<heads_view, 4> travelling;
-        for (heads_view& view : travelling) {
-            view = arena_.take(most, plan_->shape.type, source_.space);
-        }
         // The own keys of what is attended over, which go on; joint ones stay.
         const_heads_view going_k = rows_of(k, plan_->joint_front_keys(), plan_->keys_of(self));
         const_heads_view going_v = rows_of(v, plan_->joint_front_keys(), plan_->keys_of(self));
@@ -165,16 +170,17 @@ private:
         recvs_.clear();
         const int to = (comm_->rank() + 1) % plan_->ranks;
         const int from = (comm_->rank() + plan_->ranks - 1) % plan_->ranks;
-        for (const const_heads_view* view : {&k, &v}) {
+        for (const auto& [view, coming] : {std::pair(&k, &next_k), std::pair(&v, &next_v)}) {
             if (view->elements() == 0) continue;
-            sends_.push_back({view->data, view->elements(), view->type, to, view->space});
+            sends_.push_back({view->data, view->elements(), view->type, to, view->space,
+                              arena_.at(to, coming->data)});
         }
         for (const const_heads_view* view : {&next_k, &next_v}) {
             if (view->elements() == 0) continue;
             recvs_.push_back({const_cast<std::byte*>(view->data), view->elements(), view->type,
-                              from, view->space});
+                              from, view->space, arena_.is_shared()});
         }
-        return comm_->start_exchange(sends_, recvs_, stream);
+        return channel_->start_exchange(sends_, recvs_, stream);
     }
 
     void attend_over(const const_heads_view& q, const const_heads_view& k,
@@ -235,7 +241,7 @@ private:
                 recvs_.push_back({theirs.data, theirs.elements(), theirs.type, peer, theirs.space});
             }
         }
-        exchange(*comm_, std::span<const send_op>(sends_), std::span<const recv_op>(recvs_),
+        exchange(*channel_, std::span<const send_op>(sends_), std::span<const recv_op>(recvs_),
                  stream);
         copies_.clear();
         for (int peer = 0; peer < plan_->ranks; ++peer) {
@@ -267,6 +273,7 @@ private:
 
     Inner inner_;
     Comm* comm_;
+    std::optional<Comm> channel_;  ///< for what travels while the ranks compute
     Kernels kernels_;
     memory_source source_;
     const ring_plan* plan_ = nullptr;

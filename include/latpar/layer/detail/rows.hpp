@@ -3,8 +3,7 @@
 #pragma once
 
 #include <latpar/comm/detail/memory_complaint.hpp>
-#include <latpar/comm/direct.hpp>
-#include <latpar/core/memory.hpp>
+#include <latpar/comm/detail/shared_buffer.hpp>
 #include <latpar/layer/attention.hpp>
 
 namespace latpar::inline v0::layer::detail {
@@ -64,74 +63,32 @@ void check_memory(const Comm& comm, const Kernels& kernels, const memory_source&
     if (complaint) throw usage_error(*complaint);
 }
 
-/// Hands out dense tensors one behind the other in a buffer that grows when it must.
-class arena {
+/// Hands out dense tensors one behind the other in memory that grows when it must, and that the
+/// other ranks write to where the communicator lets them.
+class arena : public latpar::detail::shared_buffer {
 public:
-    /// Makes room for `bytes`; what was handed out before is lost.
-    void reserve(index_t bytes, memory_source source) {
-        if (storage_.bytes() < bytes) {
-            storage_ = {};
-            storage_ = buffer(bytes, source);
-        }
+    /// As shared_buffer's; what was handed out before is lost.
+    template <communicator Comm>
+    void reserve(index_t bytes, memory_source source, Comm& comm) {
+        shared_buffer::reserve(bytes, source, comm);
         rewind();
     }
     /// Begins anew; what was handed out before is lost.
     void rewind() noexcept { used_ = 0; }
-    /// What was handed out stays taken for good.
-    void abandon() noexcept { storage_.abandon(); }
-    /// All of it; null before there is any.
-    [[nodiscard]] std::byte* data() const noexcept { return storage_.data(); }
-    [[nodiscard]] index_t bytes() const noexcept { return storage_.bytes(); }
     template <std::size_t Rank>
     [[nodiscard]] basic_view<std::byte, Rank> take(const std::array<index_t, Rank>& extents,
                                                    dtype type, memory_space space) {
-        basic_view<std::byte, Rank> out{storage_.data() + used_, extents, dense_strides(extents),
-                                        type, space};
-        latpar::detail::require<error>(used_ + out.bytes() <= storage_.bytes(),
-                                       "an attention took ", used_ + out.bytes(), " bytes of the ",
-                                       storage_.bytes(), " that were planned");
+        basic_view<std::byte, Rank> out{data() + used_, extents, dense_strides(extents), type,
+                                        space};
+        latpar::detail::require<error>(used_ + out.bytes() <= bytes(), "an attention took ",
+                                       used_ + out.bytes(), " bytes of the ", bytes(),
+                                       " that were planned");
         used_ += latpar::detail::aligned(out.bytes());
         return out;
     }
 
 private:
-    buffer storage_;
     index_t used_ = 0;
-};
-
-/// An arena that the other ranks write to, where the communicator lets them.
-class shared_arena : public arena {
-public:
-    shared_arena() = default;
-    shared_arena(const shared_arena&) = delete;
-    shared_arena& operator=(const shared_arena&) = delete;
-    shared_arena(shared_arena&&) noexcept = default;
-    shared_arena& operator=(shared_arena&&) = delete;
-    ~shared_arena() { part(); }
-
-    /// Makes room and shares it. All ranks call it; what was handed out before is lost.
-    template <class Comm>
-    void reserve(index_t bytes, memory_source source, Comm& comm) {
-        part();
-        arena::reserve(bytes, source);
-        if constexpr (direct_communicator<Comm>) {
-            if (comm.size() > 1) peers_ = comm.share(data(), this->bytes(), source.space);
-        }
-    }
-    [[nodiscard]] bool is_shared() const noexcept { return !peers_.empty(); }
-    /// Where a rank's arena begins, as this rank reaches it.
-    [[nodiscard]] std::byte* at(int rank) const {
-        return peers_.of[static_cast<std::size_t>(rank)];
-    }
-
-private:
-    /// Ends the sharing, before memory can be given back.
-    void part() noexcept {
-        if (peers_.is_broken()) abandon();
-        peers_ = {};
-    }
-
-    peer_memory peers_;
 };
 
 }  // namespace latpar::inline v0::layer::detail

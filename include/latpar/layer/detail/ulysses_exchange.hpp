@@ -379,7 +379,7 @@ private:
     Kernels kernels_;
     memory_source source_;
     const ulysses_plan* plan_ = nullptr;
-    shared_arena gathered_;
+    arena gathered_;
     // Reused from call to call, so that the steady state allocates nothing.
     std::vector<kernel::copy_pair> copies_;
     std::vector<send_op> sends_;
