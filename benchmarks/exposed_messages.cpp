@@ -7,10 +7,13 @@
 #include <latpar/cuda/stream.hpp>
 #include <latpar/layer/ring.hpp>
 #include <latpar/loop/dual_paral.hpp>
+#include <latpar/mpi/communicator.hpp>
+#include <latpar/mpi/environment.hpp>
 #include <latpar/nccl/communicator.hpp>
 #include <latpar/schedule/euler_flow.hpp>
 
 #include <gpu_benchmark.hpp>
+#include <observed_communicator.hpp>
 #include <wan/cuda/kernels.hpp>
 #include <wan/cuda/transformer.hpp>
 
@@ -18,72 +21,32 @@
 #include <array>
 #include <cstdio>
 #include <functional>
-#include <limits>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 using namespace latpar;
 using gpu_benchmark::median;
 using gpu_benchmark::milliseconds;
+using gpu_benchmark::observed;
 
 namespace {
 
-/// A communicator that shortens its messages of device memory once it is told: to nothing, so that
-/// what is left of a policy is its computing, or to one element, so that it waits for other ranks
-/// too. Whole messages before that fill what is computed with.
-class shortened {
-public:
-    explicit shortened(nccl::communicator inner,
-                       std::shared_ptr<index_t> most =
-                           std::make_shared<index_t>(std::numeric_limits<index_t>::max()))
-        : inner_(std::move(inner)), most_(std::move(most)) {}
-    /// To at most so many elements, from now on, of all that was made from this one too.
-    void shorten(index_t most) { *most_ = most; }
-    [[nodiscard]] int rank() const { return inner_.rank(); }
-    [[nodiscard]] int size() const { return inner_.size(); }
-    [[nodiscard]] bool reaches(memory_space space) const { return inner_.reaches(space); }
-    [[nodiscard]] auto start_exchange(std::span<const send_op> sends,
-                                      std::span<const recv_op> recvs, stream_ref stream = {}) {
-        const auto shorten = [&](const auto& ops, auto& out) {
-            out.assign(ops.begin(), ops.end());
-            for (auto& op : out) {
-                if (op.space == memory_space::cuda) op.count = std::min(op.count, *most_);
-            }
-        };
-        shorten(sends, sends_);
-        shorten(recvs, recvs_);
-        return inner_.start_exchange(sends_, recvs_, stream);
-    }
-    [[nodiscard]] std::optional<shortened> split(int color, int key) {
-        auto part = inner_.split(color, key);
-        if (!part) return std::nullopt;
-        return shortened(std::move(*part), most_);
-    }
-    [[nodiscard]] shortened duplicate() { return shortened(inner_.duplicate(), most_); }
-    [[nodiscard]] shortened background() { return shortened(inner_.background(), most_); }
-    [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
-        return inner_.control_all_gather(text);
-    }
-    void abort(std::string_view reason) { inner_.abort(reason); }
-
-private:
-    nccl::communicator inner_;
-    std::shared_ptr<index_t> most_;  ///< shared by what was made from one another
-    std::vector<send_op> sends_;
-    std::vector<recv_op> recvs_;
-};
-
 constexpr int warm_up = 2;
 
+/// A policy's work and the communicator that it was given.
+struct observed_work {
+    std::function<void()> work;
+    observed* comm;
+};
+
 /// What `with`, `without` and `messages` take, in milliseconds: in turns, so that they meet the same
-/// clocks, and what is exposed as the median of the differences between neighbours.
+/// clocks, and as medians of the differences between neighbours how much longer the stream waits
+/// with messages than without, and how much longer it all takes.
 nlohmann::json compare(nccl::communicator& comm, stream_ref stream, int rounds,
-                       const std::function<void()>& with, const std::function<void()>& without,
+                       const observed_work& with, const observed_work& without,
                        const std::function<void()>& messages) {
     gpu_benchmark::head_start ahead;
     const auto time = [&](const std::function<void()>& work) {
@@ -91,22 +54,30 @@ nlohmann::json compare(nccl::communicator& comm, stream_ref stream, int rounds,
         ahead.give(stream);
         return milliseconds(stream, work);
     };
-    std::vector<double> whole, computing, alone, differences;
+    std::vector<double> whole, computing, alone, stalled, stalled_without, waiting, longer;
     for (int i = 0; i < rounds + warm_up; ++i) {
-        const double one = time(with);
-        const double other = time(without);
+        const double one = time(with.work);
+        const double one_stalled = with.comm->take_stalled();
+        const double other = time(without.work);
+        const double other_stalled = without.comm->take_stalled();
         const double sent = time(messages);
         if (i < warm_up) continue;
         whole.push_back(one);
         computing.push_back(other);
         alone.push_back(sent);
-        differences.push_back(one - other);
+        stalled.push_back(one_stalled);
+        stalled_without.push_back(other_stalled);
+        waiting.push_back(one_stalled - other_stalled);
+        longer.push_back(one - other);
     }
-    const double exposed = std::max(0.0, median(std::move(differences)));
     const double serial = median(std::move(alone));
+    const double exposed = std::max(0.0, median(std::move(waiting)));
     return {{"milliseconds", median(std::move(whole))},
             {"without_messages_milliseconds", median(std::move(computing))},
             {"messages_milliseconds", serial},
+            {"stalled_milliseconds", median(std::move(stalled))},
+            {"stalled_without_messages_milliseconds", median(std::move(stalled_without))},
+            {"longer_milliseconds", median(std::move(longer))},
             {"exposed_milliseconds", exposed},
             {"exposed", exposed / serial}};
 }
@@ -130,8 +101,9 @@ nlohmann::json measure_ring(nccl::communicator& comm, const attention_size& s) {
         wan::cuda::fill_random(tensors.back().view().data, tensors.back().view().elements(),
                                dtype::bf16, 1, 0, static_cast<std::uint64_t>(i), stream);
     }
-    layer::ring policy(wan::cuda::attention{}, comm, plan, cuda::kernels{}, memory.source());
-    shortened nothing(comm.duplicate());
+    observed whole(comm.duplicate());
+    observed nothing(comm.duplicate());
+    layer::ring policy(wan::cuda::attention{}, whole, plan, cuda::kernels{}, memory.source());
     layer::ring computing(wan::cuda::attention{}, nothing, plan, cuda::kernels{}, memory.source());
     const auto call = [&](auto& of) {
         of(tensors[0].view(), tensors[1].view(), tensors[2].view(), tensors[3].view(), {}, stream);
@@ -154,12 +126,39 @@ nlohmann::json measure_ring(nccl::communicator& comm, const attention_size& s) {
             exchange(comm, sends, recvs, stream);
         }
     };
-    nlohmann::json out = compare(
-        comm, stream, 25, [&] { call(policy); }, [&] { call(computing); }, messages);
+    nlohmann::json out = compare(comm, stream, 25, {[&] { call(policy); }, &whole},
+                                 {[&] { call(computing); }, &nothing}, messages);
     out["what"] =
         latpar::detail::concat("ring, [", s.tokens, ", ", s.heads, ", ", s.head_dim, "] bf16");
     return out;
 }
+
+/// Wan whose layers compute with the same hidden tensors whatever came: a message that was shortened
+/// leaves those that the task before has worked on, and what has grown without end computes faster.
+class steady_model : public wan::cuda::transformer<> {
+public:
+    using wan::cuda::transformer<>::transformer;
+
+    void layers(index_t first, index_t last, context& ctx, std::span<const hidden_view> hidden,
+                feature_cache* cache, stream_ref stream) {
+        for (std::size_t i = 0; i < hidden.size(); ++i) {
+            const hidden_view& to = hidden[i];
+            if (i == same_.size()) {
+                same_.emplace_back(to.extents, to.type, memory_.source());
+                wan::cuda::fill_random(same_[i].view().data, to.elements(), to.type, 1, 0, i,
+                                       stream);
+            }
+            gpu_benchmark::must(cudaMemcpyAsync(
+                to.data, same_[i].view().data, static_cast<std::size_t>(same_[i].bytes()),
+                cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream.handle)));
+        }
+        transformer::layers(first, last, ctx, hidden, cache, stream);
+    }
+
+private:
+    cuda::device_memory memory_;
+    std::vector<tensor<3>> same_;
+};
 
 /// A video of blocks of four latent frames, 480x832, through two stages of so many layers of Wan
 /// 2.1 1.3B: the fewer, the more weigh the messages.
@@ -171,8 +170,7 @@ nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_st
     config.num_layers = layers_of_stage * comm.size();
     auto exec = std::make_shared<wan::cuda::executor>(
         wan::cuda::executor_options{dtype::bf16, memory.source()});
-    wan::cuda::transformer<> model(
-        wan::cuda::random_weights(config, dtype::bf16, memory.source(), 1), exec);
+    steady_model model(wan::cuda::random_weights(config, dtype::bf16, memory.source(), 1), exec);
     model.set_text(guidance_branch::conditional,
                    std::vector<float>(static_cast<std::size_t>(text_tokens * config.text_dim), 1));
     const auto rule = guidance_rule::of({guidance_branch::conditional}, {{1.0}});
@@ -183,8 +181,9 @@ nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_st
     const auto plan = loop::plan_dual_paral(
         latent_problem::of({1, 16, window[0], window[1], window[2]}, schedule), options,
         loop::describe_stages(model, rule, window, options.cat_latents), comm.size());
-    loop::dual_paral policy(model, comm, schedule, rule, plan, cuda::kernels{}, memory.source());
-    shortened brief(comm.duplicate());
+    observed whole(comm.duplicate());
+    observed brief(comm.duplicate());
+    loop::dual_paral policy(model, whole, schedule, rule, plan, cuda::kernels{}, memory.source());
     loop::dual_paral computing(model, brief, schedule, rule, plan, cuda::kernels{},
                                memory.source());
     const auto video = [&](auto& of) {
@@ -219,28 +218,78 @@ nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_st
             }
         }
     };
-    nlohmann::json out = compare(
-        comm, stream, 7, [&] { video(policy); }, [&] { video(computing); }, messages);
+    nlohmann::json out = compare(comm, stream, 7, {[&] { video(policy); }, &whole},
+                                 {[&] { video(computing); }, &brief}, messages);
     out["what"] = latpar::detail::concat("DualParal, 2 stages with ", layers_of_stage,
                                          " of the layers of Wan 2.1 1.3B, bf16, ",
                                          plan.tasks_before(plan.iterations()), " tasks");
     return out;
 }
 
-void measure_all(nlohmann::json& report) {
+/// Two ranks: the processes of mpirun, or threads if there is but one.
+class two_ranks {
+public:
+    two_ranks() {
+        auto world = mpi::communicator::world();
+        if (world.size() == 1) return;
+        latpar::detail::require(world.size() == 2, "two processes are needed, there are ",
+                                world.size());
+        cuda::set_device(world.rank());
+        world_.emplace(std::move(world));
+    }
+    [[nodiscard]] bool are_processes() const noexcept { return world_.has_value(); }
+    /// Whether this process is the one that reports.
+    [[nodiscard]] bool speaks() const { return !world_ || world_->rank() == 0; }
+    /// What `measure(comm)` gives on each rank.
+    template <class Measure>
+    [[nodiscard]] std::vector<nlohmann::json> run(const Measure& measure) {
+        std::vector<nlohmann::json> rows(2);
+        const auto on_rank = [&](any_communicator bootstrap) {
+            auto comm = nccl::communicator::over(std::move(bootstrap));
+            const auto texts = comm.control_all_gather(measure(comm).dump());
+            if (!world_ && comm.rank() > 0) return;
+            for (std::size_t i : {0, 1}) rows[i] = nlohmann::json::parse(texts[i]);
+        };
+        if (world_) {
+            on_rank(any_communicator(world_->duplicate()));
+        } else {
+            thread_team(2).run([&](thread_communicator& threads) {
+                cuda::set_device(threads.rank());
+                on_rank(any_communicator(threads.duplicate()));
+            });
+        }
+        return rows;
+    }
+
+private:
+    std::optional<mpi::communicator> world_;
+};
+
+/// The report of the rank that waits least, for which the others wait; what they wait, beside it.
+nlohmann::json row_of(const std::vector<nlohmann::json>& of_ranks) {
+    const auto stalled = [](const nlohmann::json& rank) {
+        return rank["stalled_milliseconds"].get<double>();
+    };
+    nlohmann::json row = *std::ranges::min_element(of_ranks, {}, stalled);
+    for (const char* const what :
+         {"stalled_milliseconds", "stalled_without_messages_milliseconds"}) {
+        row[what] = nlohmann::json::array();
+        for (const nlohmann::json& rank : of_ranks) row[what].push_back(rank[what]);
+    }
+    return row;
+}
+
+void measure_all(two_ranks& ranks, nlohmann::json& report) {
+    report["ranks"] = ranks.are_processes() ? "processes" : "threads";
     const auto add = [&](const auto& measure) {
-        std::array<nlohmann::json, 2> rows;
-        thread_team(2).run([&](thread_communicator& threads) {
-            cuda::set_device(threads.rank());
-            auto comm = nccl::communicator::over(threads.duplicate());
-            rows[static_cast<std::size_t>(comm.rank())] = measure(comm);
-        });
-        nlohmann::json& row = rows[rows[0]["exposed"] < rows[1]["exposed"] ? 1 : 0];
+        nlohmann::json row = row_of(ranks.run(measure));
+        if (!ranks.speaks()) return;
         std::printf(
-            "%s: %.3f ms, without messages %.3f ms, messages alone %.3f ms: %.0f %% exposed\n",
+            "%s: %.3f ms, %.3f ms longer than without messages, which alone take %.3f ms; "
+            "the busiest rank waits %.3f ms longer: %.0f %% exposed\n",
             row["what"].get<std::string>().c_str(), row["milliseconds"].get<double>(),
-            row["without_messages_milliseconds"].get<double>(),
-            row["messages_milliseconds"].get<double>(), 100 * row["exposed"].get<double>());
+            row["longer_milliseconds"].get<double>(), row["messages_milliseconds"].get<double>(),
+            row["exposed_milliseconds"].get<double>(), 100 * row["exposed"].get<double>());
         report["rows"].push_back(std::move(row));
     };
     for (const attention_size& s : {attention_size{32760, 12, 128}, attention_size{20280, 12, 128},
@@ -255,5 +304,13 @@ void measure_all(nlohmann::json& report) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    return gpu_benchmark::run(argc, argv, "exposed_messages", 2, measure_all);
+    const mpi::environment mpi;
+    std::optional<two_ranks> ranks;
+    // One process writes the file.
+    const bool speaks = mpi::communicator::world().rank() == 0;
+    return gpu_benchmark::run(speaks ? argc : 1, argv, "exposed_messages", 2,
+                              [&](nlohmann::json& report) {
+                                  ranks.emplace();
+                                  measure_all(*ranks, report);
+                              });
 }
