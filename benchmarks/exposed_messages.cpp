@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What of the messages of a ring and of DualParal is not hidden behind computing, between two GPUs.
 #include <latpar/comm/collectives.hpp>
+#include <latpar/comm/detail/shared_buffer.hpp>
 #include <latpar/comm/thread_team.hpp>
 #include <latpar/cuda/kernels.hpp>
 #include <latpar/cuda/memory_resource.hpp>
@@ -71,7 +72,7 @@ nlohmann::json compare(nccl::communicator& comm, stream_ref stream, int rounds,
         longer.push_back(one - other);
     }
     const double serial = median(std::move(alone));
-    const double exposed = std::max(0.0, median(std::move(waiting)));
+    const double exposed = median(std::move(waiting));
     return {{"milliseconds", median(std::move(whole))},
             {"without_messages_milliseconds", median(std::move(computing))},
             {"messages_milliseconds", serial},
@@ -110,7 +111,10 @@ nlohmann::json measure_ring(nccl::communicator& comm, const attention_size& s) {
     };
     call(computing);
     nothing.shorten(0);
-    // Keys and values once round, one step after the other.
+    // Keys and values once round, one step after the other, by the same way.
+    latpar::detail::shared_buffer received;
+    const index_t bytes = tensors[1].bytes();
+    received.reserve([&](int) { return 2 * bytes; }, memory.source(), comm);
     const int next = (comm.rank() + 1) % comm.size();
     const int before = (comm.rank() + comm.size() - 1) % comm.size();
     const auto messages = [&] {
@@ -118,10 +122,11 @@ nlohmann::json measure_ring(nccl::communicator& comm, const attention_size& s) {
             std::vector<send_op> sends;
             std::vector<recv_op> recvs;
             for (const std::size_t i : {1, 2}) {
-                const auto from = tensors[i].view();
-                const auto to = tensors[i == 1 ? 0 : 3].view();
-                sends.push_back({from.data, from.elements(), from.type, next, from.space});
-                recvs.push_back({to.data, to.elements(), to.type, before, to.space});
+                std::byte* const to = received.data() + (i == 1 ? 0 : bytes);
+                sends.push_back({tensors[i].view().data, bytes, dtype::u8, next, memory_space::cuda,
+                                 received.at(next, to)});
+                recvs.push_back(
+                    {to, bytes, dtype::u8, before, memory_space::cuda, received.is_shared()});
             }
             exchange(comm, sends, recvs, stream);
         }
@@ -135,6 +140,7 @@ nlohmann::json measure_ring(nccl::communicator& comm, const attention_size& s) {
 
 /// Wan whose layers compute with the same hidden tensors whatever came: a message that was shortened
 /// leaves those that the task before has worked on, and what has grown without end computes faster.
+/// That is a copy of them more in each task.
 class steady_model : public wan::cuda::transformer<> {
 public:
     using wan::cuda::transformer<>::transformer;
@@ -196,25 +202,31 @@ nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_st
     };
     video(computing);
     brief.shorten(1);
-    // Each task's hidden tensors to the next stage, then its prediction back.
+    // Each task's hidden tensors to the next stage, to where it has them, then its prediction back.
     const index_t most = std::max(plan.hidden_bytes(), plan.prediction_bytes(plan.tasks_of(0)[0]));
     tensor<1> sent({most}, dtype::u8, memory.source());
-    tensor<1> received({most}, dtype::u8, memory.source());
-    const auto pass = [&](int from, index_t bytes) {
+    latpar::detail::shared_buffer received;
+    received.reserve([&](int) { return most; }, memory.source(), comm);
+    const auto pass = [&](int from, index_t bytes, bool to_target) {
         const int to = 1 - from;
         if (comm.rank() == from) {
-            const send_op op{sent.view().data, bytes, dtype::u8, to, memory_space::cuda};
+            const send_op op{
+                sent.view().data,   bytes,
+                dtype::u8,          to,
+                memory_space::cuda, to_target ? received.at(to, received.data()) : nullptr};
             exchange(comm, {&op, 1}, {}, stream);
         } else {
-            const recv_op op{received.view().data, bytes, dtype::u8, from, memory_space::cuda};
+            const recv_op op{received.data(),    bytes,
+                             dtype::u8,          from,
+                             memory_space::cuda, to_target && received.is_shared()};
             exchange(comm, {}, {&op, 1}, stream);
         }
     };
     const auto messages = [&] {
         for (index_t i = 0; i < plan.iterations(); ++i) {
             for (const loop::dual_paral_task& task : plan.tasks_of(i)) {
-                pass(0, plan.hidden_bytes());
-                pass(1, plan.prediction_bytes(task));
+                pass(0, plan.hidden_bytes(), true);
+                pass(1, plan.prediction_bytes(task), false);
             }
         }
     };
@@ -265,14 +277,11 @@ private:
     std::optional<mpi::communicator> world_;
 };
 
-/// The report of the rank that waits least, for which the others wait; what they wait, beside it.
+/// One row of what the ranks report: what concerns all, as rank 0 has it, and what each waits.
 nlohmann::json row_of(const std::vector<nlohmann::json>& of_ranks) {
-    const auto stalled = [](const nlohmann::json& rank) {
-        return rank["stalled_milliseconds"].get<double>();
-    };
-    nlohmann::json row = *std::ranges::min_element(of_ranks, {}, stalled);
-    for (const char* const what :
-         {"stalled_milliseconds", "stalled_without_messages_milliseconds"}) {
+    nlohmann::json row = of_ranks[0];
+    for (const char* const what : {"stalled_milliseconds", "stalled_without_messages_milliseconds",
+                                   "exposed_milliseconds", "exposed"}) {
         row[what] = nlohmann::json::array();
         for (const nlohmann::json& rank : of_ranks) row[what].push_back(rank[what]);
     }
@@ -286,10 +295,12 @@ void measure_all(two_ranks& ranks, nlohmann::json& report) {
         if (!ranks.speaks()) return;
         std::printf(
             "%s: %.3f ms, %.3f ms longer than without messages, which alone take %.3f ms; "
-            "the busiest rank waits %.3f ms longer: %.0f %% exposed\n",
+            "streams wait %.3f and %.3f ms of that: %.0f and %.0f %% exposed\n",
             row["what"].get<std::string>().c_str(), row["milliseconds"].get<double>(),
             row["longer_milliseconds"].get<double>(), row["messages_milliseconds"].get<double>(),
-            row["exposed_milliseconds"].get<double>(), 100 * row["exposed"].get<double>());
+            row["exposed_milliseconds"][0].get<double>(),
+            row["exposed_milliseconds"][1].get<double>(), 100 * row["exposed"][0].get<double>(),
+            100 * row["exposed"][1].get<double>());
         report["rows"].push_back(std::move(row));
     };
     for (const attention_size& s : {attention_size{32760, 12, 128}, attention_size{20280, 12, 128},

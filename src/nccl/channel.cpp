@@ -96,7 +96,9 @@ channel::channel(any_communicator bootstrap, const options& wanted, std::shared_
             std::vector<std::string> processes = bootstrap_.control_all_gather(process_name());
             shares_process_ = std::ranges::count(processes, process_name()) > 1;
             std::ranges::sort(processes);
-            has_threads_ = std::ranges::adjacent_find(processes) != processes.end();
+            if (std::ranges::adjacent_find(processes) != processes.end()) {
+                family_->has_threads = true;
+            }
             const std::string id_of_all = bootstrap_.control_all_gather(id).front();
             // The first error of any rank is that of all, and nobody waits for one that has left.
             guarded(bootstrap_, [&] {
@@ -280,12 +282,15 @@ void channel::end(std::string_view reason) noexcept {
     *flag_ = true;
     // What is not at work may be let go of in the end.
     if (comm_ == nullptr || (shares_process_ && !is_queueing_ && !is_at_work())) return;
+    // While it is made there is nothing to queue.
     if (is_queueing_ && greetings_ != nullptr) await_queueing();
     family_->end(
         {std::exchange(comm_, nullptr), device_, false, std::exchange(stream_, nullptr), gates_});
 }
 
 void channel::await_queueing() noexcept {
+    // It may be held up by a queue that waits at them.
+    if (gates_) gates_->open();
     const clock::time_point limit = clock::now() + std::chrono::seconds(5);
     ncclResult_t status = ncclInProgress;
     patience waiting;
@@ -362,7 +367,10 @@ std::shared_ptr<channel> channel::duplicate() {
 
 std::shared_ptr<channel> channel::background() {
     std::shared_ptr<channel> out = duplicate();
-    guarded(*out, [&] { out->make_gates(); });
+    guarded(*out, [&] {
+        out->make_gates();
+        out->is_beside_ = true;
+    });
     return out;
 }
 
@@ -375,7 +383,7 @@ void channel::make_gates() {
         // No rank has any then.
     }
     peer_memory peers =
-        share(made ? made->memory() : nullptr, made ? made->bytes() : 0, memory_space::cuda);
+        open_to_all(made ? made->memory() : nullptr, made ? made->bytes() : 0, memory_space::cuda);
     if (peers.empty()) return;
     made->reach(std::move(peers), rank_);
     gates_ = std::move(made);

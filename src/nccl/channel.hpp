@@ -82,8 +82,10 @@ public:
 
 private:
     void create(const std::string& id);
-    /// Ranks: all. Where they reach each other, exchanges that only receive wait at gates from now.
+    /// Ranks: all. Where they reach each other, they have gates from now on.
     void make_gates();
+    /// What `share` gives.
+    [[nodiscard]] peer_memory open_to_all(std::byte* memory, index_t bytes, memory_space space);
     /// Sets up the links to all peers, which else the first messages would.
     void warm_up();
     void tear_down() noexcept;
@@ -153,7 +155,6 @@ private:
     int size_ = 0;
     int device_ = 0;
     bool shares_process_ = false;  ///< with another rank
-    bool has_threads_ = false;     ///< whether any rank does
     ncclComm_t comm_ = nullptr;
     cudaStream_t stream_ = nullptr;
     cudaEvent_t last_ = nullptr;  ///< of the latest exchange that was begun and not captured
@@ -162,6 +163,7 @@ private:
     bool is_broken_ = false;      ///< failed here, and the peers do not know yet
     std::byte* greetings_ = nullptr;
     std::shared_ptr<gates> gates_;  ///< null where none are used
+    bool is_beside_ = false;        ///< exchanges that only receive wait at them
     std::string failure_;
     std::shared_ptr<std::atomic<bool>> flag_ = std::make_shared<std::atomic<bool>>(false);
     std::deque<flight> flights_;

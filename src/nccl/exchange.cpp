@@ -113,20 +113,26 @@ void channel::finish(flight& f) {
 }
 
 void channel::launch(flight& f) {
-    begin(f);
-    copy_own(f);
-    if (is_written(f)) {
-        write(f);
-    } else {
-        if (gates_ && !f.is_captured) pass_gates(f);
-        group(f);
+    try {
+        begin(f);
+        copy_own(f);
+        if (is_written(f)) {
+            write(f);
+        } else {
+            if (is_beside_ && gates_ && !f.is_captured) pass_gates(f);
+            group(f);
+        }
+        finish(f);
+    } catch (const device_error& error) {
+        // Half of it may be queued, and the peers wait for the rest.
+        abort(error.what());
+        throw;
     }
-    finish(f);
 }
 
 bool channel::is_written(const flight& f) const {
     const auto has_one = [&](const auto& op) { return travels(op) && has_target(op); };
-    return gates_ && !has_threads_ && !f.is_captured &&
+    return gates_ && !family_->has_threads && !f.is_captured &&
            (std::ranges::any_of(f.sends, has_one) || std::ranges::any_of(f.recvs, has_one));
 }
 

@@ -40,6 +40,7 @@ struct family {
         std::shared_ptr<const std::atomic<bool>> is_done;
     };
 
+    bool has_threads = false;  ///< whether any of their ranks share a process
     std::mutex mutex;
     std::vector<channel*> members;
     /// Those that are gone, where ranks share a process: NCCL gives back the memory of all of its

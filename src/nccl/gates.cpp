@@ -23,14 +23,15 @@ memory_operation* wait_value() {
     return function;
 }
 
-constexpr std::size_t kinds_of_news = 3;
+constexpr auto kinds_of_news = static_cast<std::size_t>(gates::news::written) + 1;
 
 CUdeviceptr word(std::byte* words, std::size_t place) {
     return reinterpret_cast<CUdeviceptr>(words + 4 * place);
 }
 
-void wait_for(CUdeviceptr at, std::uint32_t value, cudaStream_t stream) {
-    check_driver(wait_value()(stream, at, value, CU_STREAM_WAIT_VALUE_GEQ), "cuStreamWaitValue32");
+void wait_for(CUdeviceptr at, std::uint32_t value, unsigned int flush, cudaStream_t stream) {
+    check_driver(wait_value()(stream, at, value, CU_STREAM_WAIT_VALUE_GEQ | flush),
+                 "cuStreamWaitValue32");
 }
 
 }  // namespace
@@ -56,7 +57,13 @@ gates::gates(int ranks) : gates(ranks, empty{}) {
     // Whether the device can do it at all.
     check_driver(write_value()(opening_, word(memory_, 0), 0, CU_STREAM_WRITE_VALUE_DEFAULT),
                  "cuStreamWriteValue32");
-    wait_for(word(memory_, 0), 0, opening_);
+    int device = 0;
+    int can_flush = 0;
+    check(cudaGetDevice(&device), "asking for the current device");
+    check(cudaDeviceGetAttribute(&can_flush, cudaDevAttrCanFlushRemoteWrites, device),
+          "asking what device ", device, " can do");
+    if (can_flush != 0) flush_ = CU_STREAM_WAIT_VALUE_FLUSH;
+    wait_for(word(memory_, 0), 0, flush_, opening_);
     // Before any peer writes there.
     check(cudaStreamSynchronize(opening_), "clearing memory");
 }
@@ -88,7 +95,7 @@ void gates::tell(news what, int peer, std::uint32_t messages, cudaStream_t strea
 
 void gates::await(news what, int peer, cudaStream_t stream) {
     const std::size_t place = place_of(what, peer);
-    wait_for(word(memory_, place), heard_[place] + 1, stream);
+    wait_for(word(memory_, place), heard_[place] + 1, flush_, stream);
 }
 
 void gates::count(news what, int peer, std::uint32_t messages) noexcept {

@@ -19,8 +19,8 @@ namespace latpar::inline v0::nccl::detail {
 /// Ranks: all of a communicator; after a failure `open` lets everything through.
 class gates {
 public:
-    /// What a rank tells a peer of a message between them: that it has come to send it, that it has
-    /// come to receive it, or that it has written it.
+    /// What a rank tells a peer of a message between them, as in any rendezvous: that it has come to
+    /// send it, that it has come to receive it, or that it has written it.
     enum class news { sending, receiving, written };
 
     /// Whether streams have queues enough that what waits in one does not hold up the others: not
@@ -62,6 +62,9 @@ private:
     std::byte* memory_ = nullptr;
     cudaStream_t opening_ = nullptr;
     std::atomic<bool> is_open_ = false;
+    /// So that what was written before a word is seen behind it; where a device has no such wait,
+    /// writes of one stream come in order.
+    unsigned int flush_ = 0;
     int self_ = 0;
     peer_memory peers_;
     std::vector<std::uint32_t> told_;   ///< messages, by the place of the word

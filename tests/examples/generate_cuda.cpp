@@ -161,7 +161,8 @@ TEST_CASE("ranks that share a device have no NCCL") {
 #if defined(LATPAR_MPIEXEC)
 TEST_CASE("processes on GPUs write the file that threads write") {
     const workplace at;
-    for (const std::string& job : {clip + "--mesh latent=2", video + "--mesh stage=2"}) {
+    for (const std::string& job :
+         {clip + "--mesh latent=2", clip + "--mesh ring=2", video + "--mesh stage=2"}) {
         const result threads = sampled(at, job + " --device cuda --backend staged");
         for (const std::string& backend : backends()) {
             CAPTURE(job, backend);

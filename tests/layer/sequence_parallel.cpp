@@ -473,10 +473,33 @@ TEST_CASE("memory is what the plan says") {
     }
 }
 
+TEST_CASE("memory is shared anew only if a rank needs more") {
+    thread_team(2).run([](thread_communicator& world) {
+        direct_threads comm(world.duplicate());
+        const auto peer = 1 - comm.rank();
+        layer::detail::arena arena;
+        const auto reserve = [&](index_t of_first, index_t of_second) {
+            arena.reserve([&](int rank) { return rank == 0 ? of_first : of_second; }, {}, comm);
+        };
+        reserve(64, 128);
+        EXPECT(arena.is_shared() && arena.bytes() == (comm.rank() == 0 ? 64 : 128));
+        // Nobody is asked where nobody needs more.
+        if (comm.rank() == 0) reserve(64, 100);
+        const std::byte* const before = arena.data();
+        reserve(10, 256);
+        EXPECT(arena.bytes() == (comm.rank() == 0 ? 64 : 256));
+        EXPECT(comm.rank() == 1 || arena.data() == before);
+        *arena.at(peer, arena.data() + 60) = static_cast<std::byte>(7 + comm.rank());
+        comm.meet();
+        EXPECT(arena.data()[60] == static_cast<std::byte>(7 + peer));
+        comm.meet();
+    });
+}
+
 TEST_CASE("no more memory is handed out than was planned") {
     layer::detail::arena arena;
     self_communicator alone;
-    arena.reserve(128, {}, alone);
+    arena.reserve([](int) { return 128; }, {}, alone);
     static_cast<void>(arena.take(std::array<index_t, 1>{1}, dtype::u8, memory_space::host));
     static_cast<void>(arena.take(std::array<index_t, 1>{64}, dtype::u8, memory_space::host));
     CHECK_THROWS_WITH(arena.take(std::array<index_t, 1>{1}, dtype::u8, memory_space::host),
@@ -509,7 +532,7 @@ TEST_CASE("a policy goes on with another plan") {
     const attention_shape shape{4, 2, 4, dtype::f32};
     const attention_case small(shape, {{2, 3}, 0, 0, {}}, random);
     const attention_case large(shape, {{9, 4}, 2, 0, {}}, random);
-    thread_team(2).run([&](thread_communicator& comm) {
+    const auto on_rank = [&](auto& comm) {
         layer::ulysses ulysses(layer::reference_attention{}, comm,
                                layer::plan_ulysses(shape, small.sequence, 2));
         layer::ring ring(layer::reference_attention{}, comm,
@@ -537,6 +560,11 @@ TEST_CASE("a policy goes on with another plan") {
             }
             EXPECT(text.find("use a number that add returned") != std::string::npos);
         }
+    };
+    thread_team(2).run(on_rank);
+    thread_team(2).run([&](thread_communicator& world) {
+        direct_threads comm(world.duplicate());
+        on_rank(comm);
     });
 }
 

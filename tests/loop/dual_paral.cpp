@@ -6,6 +6,7 @@
 
 #include <loop/dual_paral_reference.hpp>
 #include <support/catch.hpp>
+#include <support/direct_threads.hpp>
 #include <support/expect.hpp>
 #include <support/own_stream.hpp>
 #include <support/temporary.hpp>
@@ -195,6 +196,23 @@ TEST_CASE("delays in the communicator change no bit") {
             loop.run(v.noise(), frame_sink{&found});
         });
         CAPTURE(seed, stages);
+        CHECK(found == expected);
+    }
+}
+
+TEST_CASE("stages that reach each other's memory name where the next one has hidden tensors") {
+    const small_video v;
+    const auto expected = sample(v, 1);
+    for (const int stages : {2, 3, 5}) {
+        CAPTURE(stages);
+        std::vector<float> found;
+        thread_team(stages).run([&](thread_communicator& comm) {
+            // Which tells targets that are not where the messages are received.
+            direct_threads direct(comm.duplicate());
+            auto model = v.model();
+            loop::dual_paral loop(model, direct, v.schedule, v.rule, v.plan(stages));
+            loop.run(v.noise(), frame_sink{&found});
+        });
         CHECK(found == expected);
     }
 }

@@ -9,6 +9,7 @@
 #include <latpar/cuda/kernels.hpp>
 #include <latpar/cuda/memory_resource.hpp>
 #include <latpar/cuda/stream.hpp>
+#include <latpar/layer/ring.hpp>
 #include <latpar/layer/ulysses.hpp>
 #include <latpar/nccl/communicator.hpp>
 
@@ -103,8 +104,10 @@ inline void check_direct(latpar::nccl::communicator& comm) {
 }
 
 /// A rank fails while what both have queued is still running: nobody writes to memory that is gone,
-/// which would be an error of the device, for good.
-inline void check_failing_direct(latpar::nccl::communicator& comm, int failing) {
+/// which would be an error of the device, for good. `make(attend, shape, sequence, source)` makes
+/// the policy that fails.
+template <class Make>
+void check_failing(latpar::nccl::communicator& comm, int failing, const Make& make) {
     using namespace latpar;
     // Large enough that the device is far behind the host.
     constexpr index_t tokens = 20000;
@@ -125,8 +128,7 @@ inline void check_failing_direct(latpar::nccl::communicator& comm, int failing) 
         mixing_attention{}(q, k, v, out, lse, on);
     };
     // The policy ends when the exception has been caught.
-    layer::ulysses policy(attend, comm, layer::plan_ulysses(shape, sequence, comm.size()),
-                          cuda::kernels{}, memory.source());
+    auto policy = make(attend, shape, sequence, memory.source());
     expect_throws(
         [&] {
             for (;;) {
@@ -145,6 +147,23 @@ inline void check_failing_direct(latpar::nccl::communicator& comm, int failing) 
     EXPECT(back == values);
 }
 
+/// The same with Ulysses, whose kernels write, and with a ring, whose messages are written.
+inline void check_failing_direct(latpar::nccl::communicator& comm, int failing, bool is_ring) {
+    using namespace latpar;
+    const int ranks = comm.size();
+    if (is_ring) {
+        check_failing(comm, failing, [&](auto attend, auto shape, auto sequence, auto source) {
+            return layer::ring(attend, comm, layer::plan_ring(shape, sequence, ranks),
+                               cuda::kernels{}, source);
+        });
+    } else {
+        check_failing(comm, failing, [&](auto attend, auto shape, auto sequence, auto source) {
+            return layer::ulysses(attend, comm, layer::plan_ulysses(shape, sequence, ranks),
+                                  cuda::kernels{}, source);
+        });
+    }
+}
+
 /// Memory of two ranks, in three parts, that messages beside computing go to.
 struct targets {
     static constexpr latpar::index_t count = 3 << 20;
@@ -154,7 +173,7 @@ struct targets {
         : beside(latpar::background(comm)),
           peer(1 - comm.rank()),
           values(3 * bytes, memory.source()) {
-        mine.reserve(3 * bytes, memory.source(), beside);
+        mine.reserve([](int) { return 3 * bytes; }, memory.source(), beside);
         EXPECT(mine.is_shared());
     }
     /// Sets what is sent as a part to one number.

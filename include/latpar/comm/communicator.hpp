@@ -21,7 +21,7 @@ struct send_op {
     dtype type = dtype::u8;
     int peer = 0;
     memory_space space = memory_space::host;
-    void* target = nullptr;  ///< where it is received, as this rank reaches it; null if it does not
+    void* target = nullptr;  ///< where it is received, as this rank reaches it; null if unknown
 
     [[nodiscard]] constexpr index_t bytes() const noexcept { return count * size_of(type); }
 };
@@ -69,14 +69,16 @@ concept exchange_request = std::movable<Request> && requires(Request& request, d
 /// program is correct if it completes when every send is synchronous; `start_exchange` itself never
 /// blocks on a peer. Self-messages and messages of zero elements match like all others. Between
 /// GPUs the exchanges of a communicator are done in the order of their starts (nccl::communicator).
-/// Targets: memory that this very communicator shares (direct_communicator). A backend may write a
-/// message that has one there itself. Both sides of a message say that it has one, or neither. Of
-/// the messages of device memory in an exchange all have one or none, and go to one rank.
+/// Targets: a message may name where it is received, in memory that this very communicator shares
+/// (direct_communicator); a backend may then write it there. Both sides say so, or neither. Of the
+/// messages of device memory in one exchange all have targets or none has, and those that are sent
+/// to targets go to one rank. Who passes on an operation with other data passes on its target
+/// likewise, or leaves it out on both sides.
 ///
 /// - `start_exchange(sends, recvs, stream)`: starts all of them together, none waits for another.
 ///   Errors: usage_error, before anything is sent, for a peer out of range, a negative count, a
 ///   null pointer with a positive count, a memory space that this communicator does not reach, or
-///   such targets.
+///   targets in another combination.
 /// - `split(color, key)`: collective; the ranks of equal color form a communicator, ordered by
 ///   (key, rank here); std::nullopt for a rank that passes `no_color`. Errors: usage_error for
 ///   other negative colors.

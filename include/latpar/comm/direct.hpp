@@ -44,7 +44,8 @@ struct peer_memory {
 /// - `note(sends, recvs)`: the messages that were written directly, for whoever keeps account.
 ///
 /// A rank writes to another's memory between two meets at most, so that nobody reads what is
-/// being written, and none is written to that has left.
+/// being written, and none is written to that has left. A message whose target lies there (see
+/// communicator) needs neither: it is received like any other.
 template <class C>
 concept direct_communicator = communicator<C> &&
     requires(C& comm, std::byte* memory, index_t bytes, memory_space space, stream_ref stream,

@@ -327,7 +327,7 @@ private:
             return latent_block(batch * channels() * frames * area * size_of(type), type, source);
         };
         for (slot& s : slots_) {
-            s.storage.reserve(plan_.hidden_bytes(), source, forward());
+            s.storage.reserve([&](int) { return plan_.hidden_bytes(); }, source, forward());
             std::byte* next = s.storage.data();
             for (const hidden_signature& h : plan_.model.hidden) {
                 hidden_view view{next, h.extents, dense_strides(h.extents), h.type, source.space};

@@ -22,9 +22,10 @@ struct options {
     /// How long construction, `synchronize` and the setting up of links wait for other ranks.
     std::chrono::milliseconds timeout = std::chrono::minutes(10);
     /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
-    /// where they know how to and the GPUs reach each other. Memory that was shared so is not given
-    /// back after a failure, since others may still write to it; its resource must not release it
-    /// either. Communicators of `background()` wait for each other by such memory.
+    /// where they know how to and the GPUs reach each other, and copy engines write messages that
+    /// have a target. Memory that was shared so is not given back after a failure, since others may
+    /// still write to it; its resource must not release it either. Communicators of `background()`
+    /// wait for each other by such memory.
     bool writes_directly = true;
 
     friend bool operator==(const options&, const options&) = default;
@@ -61,7 +62,7 @@ private:
 ///
 /// It is made over a communicator of the host, the bootstrap (mpi::communicator, or a
 /// thread_team's), which goes on to carry agreement, aborts and messages in host memory. Device
-/// memory travels by NCCL, in one group for each exchange.
+/// memory travels by NCCL, in one group for each exchange, or is written to targets.
 ///
 /// Order: exchanges of one communicator are done on the device in the order in which a rank starts
 /// them, each when those before it are done: an exchange must not wait for what a peer sends in
@@ -74,10 +75,16 @@ private:
 /// captured in a CUDA graph where each rank is a process (usage_error elsewhere); such graphs end
 /// before the communicator.
 /// Links to all peers are set up by the constructor.
+/// Targets: where each rank is a process, copy engines write what has a target, and no
+/// multiprocessor takes part: a stream waits for the receiver, writes, and tells it so by words of
+/// memory. Counts are not compared. Such a wait holds one of the device's hardware queues: a program
+/// that keeps more streams busy than the 8 that there are sets CUDA_DEVICE_MAX_CONNECTIONS to 32;
+/// below 8, among threads and in graphs such messages go as all others.
 /// Threads: a communicator and all that were made from it serve one thread.
 /// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
 /// call. Then nothing of the communicator is left on the device, nor of those made from the same
-/// one that were at work. A kernel cannot wait for a peer that is gone and still be cancelled by a
+/// one that were at work; who aborts or hears of it waits, 5 s at most, until NCCL has queued what
+/// it was given. A kernel cannot wait for a peer that is gone and still be cancelled by a
 /// stream: wait for the device with `synchronize`, not while a stream is captured.
 /// Memory: NCCL's own. Where ranks share a process, a split or a duplicate that has gone gives its
 /// back when all that were made from one another have.
@@ -102,10 +109,10 @@ public:
     [[nodiscard]] std::optional<communicator> split(int color, int key);
     [[nodiscard]] communicator duplicate();
     /// See latpar::background. An exchange that only receives, from one peer, waits for it to send
-    /// without taking multiprocessors; the message itself takes them. So where `writes_directly` is
-    /// true, the GPUs reach each other's memory and CUDA_DEVICE_MAX_CONNECTIONS is not set below 8;
-    /// splits and duplicates of it are ordinary. What one rank captures in a graph its peers capture
-    /// too. Ranks: all.
+    /// without taking multiprocessors; the message itself takes them, unless it has a target. So
+    /// where `writes_directly` is true, the GPUs reach each other's memory and
+    /// CUDA_DEVICE_MAX_CONNECTIONS is not set below 8; splits and duplicates of it are ordinary. What
+    /// one rank captures in a graph its peers capture too. Ranks: all.
     [[nodiscard]] communicator background();
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text);
     void abort(std::string_view reason);

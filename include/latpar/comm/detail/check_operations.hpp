@@ -25,24 +25,24 @@ inline bool has_target(const recv_op& op) {
     return op.is_target;
 }
 
-/// Errors: usage_error unless all messages of device memory have a target or none, and what is sent
-/// to one goes to one rank.
+/// Errors: usage_error unless all messages of device memory have a target or none has, and those
+/// that are sent to one go to one rank.
 inline void check_targets(std::span<const send_op> sends, std::span<const recv_op> recvs) {
     bool some_have = false;
     bool some_have_none = false;
+    int peer = -1;
     const auto see = [&](const auto& op) {
-        if (op.space == memory_space::host || op.count == 0) return;
-        (has_target(op) ? some_have : some_have_none) = true;
+        const bool is_seen = op.space != memory_space::host && op.count > 0;
+        if (is_seen) (has_target(op) ? some_have : some_have_none) = true;
+        return is_seen && has_target(op);
     };
-    const send_op* first = nullptr;
     for (const send_op& op : sends) {
-        see(op);
-        if (!has_target(op)) continue;
-        if (first == nullptr) first = &op;
-        require(first->peer == op.peer, "an exchange has targets on ranks ", first->peer, " and ",
+        if (!see(op)) continue;
+        require(peer < 0 || peer == op.peer, "an exchange has targets on ranks ", peer, " and ",
                 op.peer, "; give the messages to each an exchange of their own");
+        peer = op.peer;
     }
-    for (const recv_op& op : recvs) see(op);
+    for (const recv_op& op : recvs) static_cast<void>(see(op));
     require(!some_have || !some_have_none,
             "an exchange of device memory has messages with a target and without; start them "
             "apart");

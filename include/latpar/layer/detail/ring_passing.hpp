@@ -3,7 +3,6 @@
 #pragma once
 
 #include <latpar/comm/agreement.hpp>
-#include <latpar/comm/background.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/layer/detail/rows.hpp>
 #include <latpar/layer/ring_plan.hpp>
@@ -33,8 +32,7 @@ public:
 
     /// Takes the memory for a plan that all ranks have agreed on.
     void reserve(const ring_plan& plan) {
-        if (!channel_) channel_.emplace(background(*comm_));
-        arena_.reserve(plan.workspace_bytes(comm_->rank()), source_, *channel_);
+        arena_.reserve([&](int rank) { return plan.workspace_bytes(rank); }, source_, *comm_);
     }
     /// Goes on with a plan whose memory was taken, and which outlives its use.
     void use(const ring_plan& plan) {
@@ -180,7 +178,7 @@ private:
             recvs_.push_back({const_cast<std::byte*>(view->data), view->elements(), view->type,
                               from, view->space, arena_.is_shared()});
         }
-        return channel_->start_exchange(sends_, recvs_, stream);
+        return comm_->start_exchange(sends_, recvs_, stream);
     }
 
     void attend_over(const const_heads_view& q, const const_heads_view& k,
@@ -241,7 +239,7 @@ private:
                 recvs_.push_back({theirs.data, theirs.elements(), theirs.type, peer, theirs.space});
             }
         }
-        exchange(*channel_, std::span<const send_op>(sends_), std::span<const recv_op>(recvs_),
+        exchange(*comm_, std::span<const send_op>(sends_), std::span<const recv_op>(recvs_),
                  stream);
         copies_.clear();
         for (int peer = 0; peer < plan_->ranks; ++peer) {
@@ -273,7 +271,6 @@ private:
 
     Inner inner_;
     Comm* comm_;
-    std::optional<Comm> channel_;  ///< for what travels while the ranks compute
     Kernels kernels_;
     memory_source source_;
     const ring_plan* plan_ = nullptr;

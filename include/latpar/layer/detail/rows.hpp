@@ -68,9 +68,9 @@ void check_memory(const Comm& comm, const Kernels& kernels, const memory_source&
 class arena : public latpar::detail::shared_buffer {
 public:
     /// As shared_buffer's; what was handed out before is lost.
-    template <communicator Comm>
-    void reserve(index_t bytes, memory_source source, Comm& comm) {
-        shared_buffer::reserve(bytes, source, comm);
+    template <class BytesOf, communicator Comm>
+    void reserve(const BytesOf& bytes_of, memory_source source, Comm& comm) {
+        shared_buffer::reserve(bytes_of, source, comm);
         rewind();
     }
     /// Begins anew; what was handed out before is lost.

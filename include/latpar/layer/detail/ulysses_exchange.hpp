@@ -33,7 +33,7 @@ public:
 
     /// Takes the memory for a plan that all ranks have agreed on.
     void reserve(const ulysses_plan& plan) {
-        gathered_.reserve(plan.workspace_bytes(comm_->rank()), source_, *comm_);
+        gathered_.reserve([&](int rank) { return plan.workspace_bytes(rank); }, source_, *comm_);
         check_layout(plan);
     }
     /// Goes on with a plan whose memory was taken, and which outlives its use.
