@@ -85,7 +85,9 @@ private:
 /// call. Then nothing of the communicator is left on the device, nor of those made from the same
 /// one that were at work; who aborts or hears of it waits, 5 s at most, until NCCL has queued what
 /// it was given. A kernel cannot wait for a peer that is gone and still be cancelled by a
-/// stream: wait for the device with `synchronize`, not while a stream is captured.
+/// stream: wait for the device with `synchronize`, not while a stream is captured. A rank hears of
+/// nothing while it is inside a launch that CUDA holds up, because some thousand are queued behind
+/// an exchange that a peer has left.
 /// Memory: NCCL's own. Where ranks share a process, a split or a duplicate that has gone gives its
 /// back when all that were made from one another have.
 class communicator {
