@@ -309,11 +309,16 @@ void channel::fail(std::string_view reason) {
         const std::lock_guard lock(family_->mutex);
         others = family_->members;
     }
+    bool have_graphs = has_graphs_;
     for (channel* other : others) {
         if (other == this || other->comm_ == nullptr || !other->is_at_work()) continue;
         other->is_broken_ = true;
         other->end(reason);
+        have_graphs = have_graphs || other->has_graphs_;
     }
+    // Who gives memory back holds locks of CUDA while the device is busy, which ending needs. With
+    // graphs it lasts as long as they do.
+    if (!have_graphs) family_->await_ends();
 }
 
 void channel::abort(std::string_view reason) {

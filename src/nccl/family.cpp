@@ -48,12 +48,18 @@ void family::end(const retiree& r) {
     }
 }
 
-family::~family() {
-    // NCCL waits for graphs that outlive their communicator: those are left to themselves.
+void family::await_ends() noexcept {
     const clock::time_point limit = clock::now() + std::chrono::seconds(10);
-    for (ender& e : enders) {
-        patience waiting;
+    patience waiting;
+    for (const ender& e : enders) {
         while (!*e.is_done && clock::now() < limit) waiting.wait();
+    }
+}
+
+family::~family() {
+    await_ends();
+    for (ender& e : enders) {
+        // NCCL waits for graphs that outlive their communicator: those are left to themselves.
         if (!*e.is_done) e.thread.detach();
     }
     for (const retiree& r : retired) {

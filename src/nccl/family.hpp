@@ -34,6 +34,8 @@ struct family {
     /// Ends what NCCL does for a communicator, on the device too. It is on its way when this
     /// returns: NCCL then waits for the device, which may wait for another that is ended next.
     void end(const retiree& r);
+    /// Waits, 10 s at most, until what was ended has. The thread that ends them.
+    void await_ends() noexcept;
 
     struct ender {
         std::jthread thread;

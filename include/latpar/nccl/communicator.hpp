@@ -83,8 +83,8 @@ private:
 /// Threads: a communicator and all that were made from it serve one thread.
 /// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
 /// call. Then nothing of the communicator is left on the device, nor of those made from the same
-/// one that were at work; who aborts or hears of it waits, 5 s at most, until NCCL has queued what
-/// it was given. A kernel cannot wait for a peer that is gone and still be cancelled by a
+/// one that were at work: who aborts or hears of it waits for that, 15 s at most, for all that was
+/// queued before, too. A kernel cannot wait for a peer that is gone and still be cancelled by a
 /// stream: wait for the device with `synchronize`, not while a stream is captured. A rank hears of
 /// nothing while it is inside a launch that CUDA holds up, because some thousand are queued behind
 /// an exchange that a peer has left.
