@@ -25,8 +25,9 @@ namespace latpar::inline v0::layer {
 /// Stream: ordered on it; the host waits for messages.
 /// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor and, for a plan
 /// that needs more, by `add`. Keys that do not lie as they travel (dense, all key heads of a token
-/// together) are packed, unless `keys_are_dense` promised that there are none. out is none of q, k
-/// and v.
+/// together) are packed, unless `keys_are_dense` promised that there are none. Where the ranks reach
+/// each other's (direct_communicator), messages name their targets there, and it is not given back
+/// after a failure. out is none of q, k and v.
 /// Errors: usage_error on every rank if the plans differ, the ranks then go on; what `attend`
 /// throws, and views that do not fit the plan, abort the communicator with their message.
 /// Source: Ring Attention (arXiv 2310.01889).

@@ -25,7 +25,8 @@ namespace latpar::inline v0::layer {
 /// Ranks: all ranks of the communicator construct it and make every call but `use`.
 /// Stream: ordered on it; the host waits for messages.
 /// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor and, for a plan
-/// that needs more, by `add`. out is none of q, k and v.
+/// that needs more, by `add`. Where the ranks reach each other's (direct_communicator), they write
+/// to it, and it is not given back after a failure. out is none of q, k and v.
 /// Errors: usage_error on every rank if the plans differ, the ranks then go on; what `attend`
 /// throws, and views that do not fit the plan, abort the communicator with their message.
 /// Source: DeepSpeed-Ulysses (arXiv 2309.14509).

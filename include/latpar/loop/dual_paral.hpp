@@ -77,7 +77,9 @@ struct stage_times {
 /// Ranks: all ranks of the communicator or the mesh construct it and make every call. Noise, the
 /// same on all, serves the first rank of every pipeline; sink and callback serve that of the first
 /// pipeline, rank 0. Every branch of guidance is computed at every step, whatever its weight.
-/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
+/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor. Where the stages
+/// reach each other's (direct_communicator), hidden tensors name their targets there, and what they
+/// lie in is not given back after a failure.
 /// Errors: usage_error on every rank, before payload moves, if plans or schedules differ. An
 /// exception on one rank makes the others throw with its message, those of the model's own
 /// communicators too; make another loop then.
