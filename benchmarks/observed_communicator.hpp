@@ -65,7 +65,12 @@ public:
             inner_.wait();
             state_->stalls.stop(stream_);
         }
-        [[nodiscard]] bool wait_until(latpar::deadline when) { return inner_.wait_until(when); }
+        [[nodiscard]] bool wait_until(latpar::deadline when) {
+            state_->stalls.start(stream_);
+            const bool is_done = inner_.wait_until(when);
+            state_->stalls.stop(stream_);
+            return is_done;
+        }
 
     private:
         latpar::nccl::request inner_;

@@ -340,15 +340,17 @@ void channel::synchronize(cudaStream_t stream) {
         if (status == cudaSuccess) return;
         if (status != cudaErrorNotReady) check(status, "work that was queued before");
         throw_if_failed();
-        if (clock::now() >= limit) {
-            const std::string reason =
-                concat("the device of rank ", rank_, " was not done after ",
-                       options_.timeout.count(), " ms; a peer may have made other calls");
-            abort(reason);
-            throw comm_error(reason);
-        }
+        if (clock::now() >= limit) give_up("the device");
         waiting.wait();
     }
+}
+
+void channel::give_up(std::string_view what) {
+    const std::string reason =
+        concat(what, " of rank ", rank_, " was not done after ", options_.timeout.count(),
+               " ms; a peer may have made other calls");
+    abort(reason);
+    throw comm_error(reason);
 }
 
 std::vector<std::string> channel::all_gather(std::string_view text) {

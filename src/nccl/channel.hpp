@@ -126,6 +126,12 @@ private:
     /// by ranks that share a process.
     void prepare(flight& f, stream_ref user);
     [[nodiscard]] bool is_done(flight& f);
+    /// Waits on the host until it is done, or until `when`, and says which.
+    [[nodiscard]] bool poll(flight& f, deadline when);
+    /// Lets the host go on, but not too far ahead of what is done.
+    void follow(flight& f);
+    /// Ends everything because what was waited for has not come in time.
+    [[noreturn]] void give_up(std::string_view what);
     /// Lets the communicator's stream wait for what the user's had, and says when it is done.
     void begin(flight& f);
     void finish(flight& f);
@@ -168,6 +174,7 @@ private:
     std::shared_ptr<std::atomic<bool>> flag_ = std::make_shared<std::atomic<bool>>(false);
     std::deque<flight> flights_;
     std::vector<flight*> idle_;
+    std::deque<flight*> awaited_;  ///< by streams, and not known to be done; the oldest first
 };
 
 }  // namespace latpar::inline v0::nccl::detail

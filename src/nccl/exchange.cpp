@@ -5,10 +5,10 @@
 #include <cuda/detail/check.hpp>
 #include <nccl/channel.hpp>
 #include <nccl/check.hpp>
+#include <nccl/patience.hpp>
 
 #include <algorithm>
 #include <exception>
-#include <thread>
 #include <utility>
 
 namespace latpar::inline v0::nccl::detail {
@@ -17,7 +17,13 @@ namespace {
 using cuda::detail::check;
 using cuda::detail::native;
 
+using clock = std::chrono::steady_clock;
 using news = gates::news;
+
+/// How many exchanges the host may be ahead of the device: enough to hide launches, and few enough
+/// that what it queues meanwhile is less than CUDA takes before it blocks (about 1000 launches).
+/// A host that is blocked there, behind a peer that has gone, would hear of nothing.
+constexpr std::size_t lead = 16;
 
 std::string text_of(const auto& op) {
     return concat(op.count, " elements of ", name_of(op.type));
@@ -46,6 +52,7 @@ void channel::give_back(flight& f) noexcept {
     f.host_sends.clear();
     f.host_recvs.clear();
     f.on_device = false;
+    f.is_captured = false;
     idle_.push_back(&f);
 }
 
@@ -249,6 +256,28 @@ bool channel::is_done(flight& f) {
     return true;
 }
 
+bool channel::poll(flight& f, deadline when) {
+    const clock::time_point limit = clock::now() + options_.timeout;
+    patience waiting;
+    for (;;) {
+        throw_if_failed();
+        if (is_done(f)) return true;
+        const clock::time_point now = clock::now();
+        if (now >= when) return false;
+        if (now >= limit) give_up("an exchange");
+        waiting.wait();
+    }
+}
+
+void channel::follow(flight& f) {
+    f.host.reset();
+    awaited_.push_back(&f);
+    if (awaited_.size() <= lead) return;
+    static_cast<void>(poll(*awaited_.front(), deadline::max()));
+    give_back(*awaited_.front());
+    awaited_.pop_front();
+}
+
 void channel::wait(flight& f) {
     try {
         throw_if_failed();
@@ -258,17 +287,20 @@ void channel::wait(flight& f) {
         give_back(f);
         throw;
     }
-    give_back(f);
+    if (f.on_device && !f.is_captured) {
+        follow(f);
+    } else {
+        give_back(f);
+    }
 }
 
 bool channel::wait_until(flight& f, deadline when) {
+    if (f.is_captured) {
+        wait(f);
+        return true;
+    }
     try {
-        for (;;) {
-            throw_if_failed();
-            if (is_done(f)) break;
-            if (std::chrono::steady_clock::now() >= when) return false;
-            std::this_thread::yield();
-        }
+        if (!poll(f, when)) return false;
         // What is queued from now on comes behind it, whoever set the event.
         if (f.on_device) check(cudaStreamWaitEvent(f.stream, f.done), "waiting for an exchange");
     } catch (...) {

@@ -11,8 +11,10 @@
 #include <support/closed_form.hpp>
 #include <support/composition_run.hpp>
 #include <support/expect.hpp>
+#include <support/logged_communicator.hpp>
 #include <support/messages_of.hpp>
 
+#include <algorithm>
 #include <functional>
 #include <random>
 #include <string>
@@ -95,6 +97,26 @@ TEST_CASE("the central layout nests in rounds, and every layout nests in serial 
             options.latent.layout = layout;
             check(c, {{"guidance", 2}, {"latent", 3}}, options);
         }
+    }
+}
+
+TEST_CASE("rounds, branches and parts wait for their messages on the host") {
+    // Where the next call of the model cannot be queued behind a peer that has failed.
+    const sampling_case c{{1, 3, 4, 6, 8}, schedule::by_name("unipc_flow", 7), 5};
+    for (const latent_layout layout :
+         {latent_layout::central, latent_layout::replicated, latent_layout::sharded}) {
+        const bool has_rounds = layout != latent_layout::sharded;
+        composition_options options = some_options();
+        options.latent.layout = layout;
+        const auto plan = plan_composition(
+            c.problem(), {{"step", has_rounds ? 2 : 1}, {"guidance", 2}, {"latent", 2}}, options);
+        thread_team(plan.ranks).run([&](thread_communicator& world) {
+            call_log log;
+            logged_communicator comm(world.duplicate(), log);
+            static_cast<void>(sample_composed(comm, plan, form, c));
+            EXPECT(std::ranges::count(log.calls, "wait") == 0);
+            EXPECT(std::ranges::count(log.calls, "wait on the host") > 7);
+        });
     }
 }
 

@@ -8,9 +8,11 @@
 #include <support/catch.hpp>
 #include <support/direct_threads.hpp>
 #include <support/expect.hpp>
+#include <support/logged_communicator.hpp>
 #include <support/own_stream.hpp>
 #include <support/temporary.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <numeric>
@@ -197,6 +199,23 @@ TEST_CASE("delays in the communicator change no bit") {
         });
         CAPTURE(seed, stages);
         CHECK(found == expected);
+    }
+}
+
+TEST_CASE("stages and branches wait for their messages on the host") {
+    const small_video v;
+    for (const int guides : {1, 2}) {
+        thread_team(3 * guides).run([&](thread_communicator& world) {
+            call_log log;
+            logged_communicator comm(world.duplicate(), log);
+            mesh axes(comm, {{"stage", 3}, {"guidance", guides}});
+            auto model = v.model();
+            std::vector<float> frames;
+            loop::dual_paral loop(model, axes, v.schedule, v.rule, v.plan(3, guides));
+            loop.run(v.noise(), frame_sink{&frames});
+            EXPECT(std::ranges::count(log.calls, "wait") == 0);
+            EXPECT(std::ranges::count(log.calls, "wait on the host") > v.schedule.steps());
+        });
     }
 }
 

@@ -8,11 +8,16 @@
 #include <latpar/cuda/device.hpp>
 #include <latpar/cuda/kernels.hpp>
 #include <latpar/cuda/memory_resource.hpp>
+#include <latpar/cuda/philox_noise.hpp>
 #include <latpar/cuda/stream.hpp>
 #include <latpar/layer/ring.hpp>
 #include <latpar/layer/ulysses.hpp>
+#include <latpar/loop/serial.hpp>
 #include <latpar/nccl/communicator.hpp>
+#include <latpar/schedule/by_name.hpp>
+#include <latpar/step/latent_parallel.hpp>
 
+#include <cuda_runtime_api.h>
 #include <support/expect.hpp>
 #include <support/messages_only.hpp>
 
@@ -105,9 +110,9 @@ inline void check_direct(latpar::nccl::communicator& comm) {
 
 /// A rank fails while what both have queued is still running: nobody writes to memory that is gone,
 /// which would be an error of the device, for good. `make(attend, shape, sequence, source)` makes
-/// the policy that fails.
+/// the policy that fails; a rank that is late lets the others queue all that they can before.
 template <class Make>
-void check_failing(latpar::nccl::communicator& comm, int failing, const Make& make) {
+void check_failing(latpar::nccl::communicator& comm, int failing, bool is_late, const Make& make) {
     using namespace latpar;
     // Large enough that the device is far behind the host.
     constexpr index_t tokens = 20000;
@@ -124,7 +129,11 @@ void check_failing(latpar::nccl::communicator& comm, int failing, const Make& ma
     }
     int calls = 0;
     const auto attend = [&](auto q, auto k, auto v, auto out, auto lse, auto on) {
-        if (comm.rank() == failing && ++calls == 4) throw std::runtime_error("no memory left");
+        if (comm.rank() == failing && ++calls == 4) {
+            // Who runs out of memory waits for the device; the peers queue more meanwhile.
+            if (is_late) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+            throw std::runtime_error("no memory left");
+        }
         mixing_attention{}(q, k, v, out, lse, on);
     };
     // The policy ends when the exception has been caught.
@@ -148,20 +157,58 @@ void check_failing(latpar::nccl::communicator& comm, int failing, const Make& ma
 }
 
 /// The same with Ulysses, whose kernels write, and with a ring, whose messages are written.
-inline void check_failing_direct(latpar::nccl::communicator& comm, int failing, bool is_ring) {
+inline void check_failing_direct(latpar::nccl::communicator& comm, int failing, bool is_late,
+                                 bool is_ring) {
     using namespace latpar;
     const int ranks = comm.size();
     if (is_ring) {
-        check_failing(comm, failing, [&](auto attend, auto shape, auto sequence, auto source) {
-            return layer::ring(attend, comm, layer::plan_ring(shape, sequence, ranks),
-                               cuda::kernels{}, source);
-        });
+        check_failing(comm, failing, is_late,
+                      [&](auto attend, auto shape, auto sequence, auto source) {
+                          return layer::ring(attend, comm, layer::plan_ring(shape, sequence, ranks),
+                                             cuda::kernels{}, source);
+                      });
     } else {
-        check_failing(comm, failing, [&](auto attend, auto shape, auto sequence, auto source) {
-            return layer::ulysses(attend, comm, layer::plan_ulysses(shape, sequence, ranks),
-                                  cuda::kernels{}, source);
-        });
+        check_failing(
+            comm, failing, is_late, [&](auto attend, auto shape, auto sequence, auto source) {
+                return layer::ulysses(attend, comm, layer::plan_ulysses(shape, sequence, ranks),
+                                      cuda::kernels{}, source);
+            });
     }
+}
+
+/// A rank fails while another has more to queue behind its messages than a stream takes: a host
+/// that is held up there would hear of nothing.
+inline void check_held_up(latpar::nccl::communicator& comm, int failing) {
+    using namespace latpar;
+    cuda::stream stream;
+    cuda::device_memory memory;
+    tensor<1> scratch({1024}, dtype::u8, memory.source());
+    int calls = 0;
+    const auto model = [&](const_latent_view z, const step_info&, latent_view prediction,
+                           stream_ref on) {
+        if (comm.rank() == failing && ++calls == 3) {
+            comm.synchronize(on);
+            std::this_thread::sleep_for(std::chrono::milliseconds(300));
+            throw std::runtime_error("no memory left");
+        }
+        for (int i = 0; i < 5000; ++i) {
+            static_cast<void>(cudaMemsetAsync(scratch.view().data, i, 1024,
+                                              static_cast<cudaStream_t>(on.handle)));
+        }
+        cuda::kernels{}.copy(z, prediction, on);
+    };
+    const linear_scheduler schedule = schedule::by_name("unipc_flow", 8);
+    const std::array<index_t, 5> extents{1, 3, 8, 6, 10};
+    const auto plan = plan_latent_parallel(latent_problem::of(extents, schedule), {}, comm.size());
+    expect_throws(
+        [&] {
+            latent_parallel policy(model, comm, plan, cuda::kernels{}, memory.source());
+            loop::serial loop(policy, schedule, extents, cuda::kernels{}, dtype::f32,
+                              memory.source());
+            loop.run(cuda::philox_noise(1), stream);
+        },
+        "no memory left");
+    cuda::synchronize(stream);
 }
 
 /// Memory of two ranks, in three parts, that messages beside computing go to.

@@ -41,8 +41,15 @@ TEST_CASE("messages beside computing are written to the memory of processes") {
 }
 
 TEST_CASE("a process that fails leaves nobody writing to memory that is gone") {
-    for (int round = 0; round < 6; ++round) {
+    for (int round = 0; round < 8; ++round) {
         auto comm = on_own_devices({});
-        CHECK_NOTHROW(check_failing_direct(comm, round % 2, round > 2));
+        CHECK_NOTHROW(check_failing_direct(comm, round % 2, round / 2 % 2 == 1, round > 3));
+    }
+}
+
+TEST_CASE("a process hears of a failure, however much it has to queue behind its messages") {
+    for (const int failing : {0, 1}) {
+        auto comm = on_own_devices({});
+        CHECK_NOTHROW(check_held_up(comm, failing));
     }
 }

@@ -253,10 +253,16 @@ TEST_CASE("GPUs write to each other's memory, and Ulysses does") {
 }
 
 TEST_CASE("a rank that fails leaves nobody writing to memory that is gone") {
-    for (int round = 0; round < 6; ++round) {
+    for (int round = 0; round < 8; ++round) {
         on_devices(2, {}, [&](nccl::communicator& comm) {
-            check_failing_direct(comm, round % 2, round > 3);
+            check_failing_direct(comm, round % 2, round / 2 % 2 == 1, round > 3);
         });
+    }
+}
+
+TEST_CASE("a rank hears of a failure, however much it has to queue behind its messages") {
+    for (const int failing : {0, 1}) {
+        on_devices(2, {}, [&](nccl::communicator& comm) { check_held_up(comm, failing); });
     }
 }
 

@@ -17,7 +17,7 @@ struct call_log {
     int copies = 0;  ///< tensors, each of them one pass
 };
 
-/// Notes exchanges as "start (sends, receives)" and "wait".
+/// Notes exchanges as "start (sends, receives)", and "wait" or "wait on the host".
 template <latpar::communicator C>
 class logged_communicator {
 public:
@@ -42,7 +42,11 @@ public:
             inner_->wait();
             log_->calls.emplace_back("wait");
         }
-        [[nodiscard]] bool wait_until(latpar::deadline when) { return inner_->wait_until(when); }
+        [[nodiscard]] bool wait_until(latpar::deadline when) {
+            const bool is_done = inner_->wait_until(when);
+            if (is_done) log_->calls.emplace_back("wait on the host");
+            return is_done;
+        }
 
     private:
         std::unique_ptr<inner_type> inner_;

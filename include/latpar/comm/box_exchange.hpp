@@ -84,7 +84,7 @@ public:
     /// Waits until the phase is done; what arrived stays valid until the next start.
     std::span<const arrival> wait() {
         if (request_) {
-            request_->wait();
+            wait_on_host(*request_);
             request_.reset();
         }
         return arrivals_;

@@ -455,13 +455,13 @@ private:
             recvs_.push_back({theirs.data, theirs.elements(), theirs.type, place, theirs.space});
         }
         exchange_type exchange = guides.start_exchange(sends_, recvs_, stream);
-        waiting([&] { exchange.wait(); });
+        waiting([&] { wait_on_host(exchange); });
         return all;
     }
 
     void finish(std::optional<exchange_type>& exchange) {
         if (!exchange) return;
-        waiting([&] { exchange->wait(); });
+        waiting([&] { wait_on_host(*exchange); });
         exchange.reset();
     }
     template <std::invocable F>

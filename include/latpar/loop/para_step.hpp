@@ -179,7 +179,9 @@ public:
                 plan_.result.empty() ? done() : any_rank(*comm_, step_ == steps());
             if (finished && !delivered_) {
                 latent_view z = first().state.z.view();
-                transfer(plan_.result, stream, [&](const para_step_message&) { return z; }).wait();
+                exchange_type exchange =
+                    transfer(plan_.result, stream, [&](const para_step_message&) { return z; });
+                wait_on_host(exchange);
                 delivered_ = true;
             }
             if (comm_->rank() > 0 && !plan_.options.result_everywhere) return;
@@ -488,7 +490,7 @@ private:
 
     static void finish(std::optional<exchange_type>& exchange) {
         if (!exchange) return;
-        exchange->wait();
+        wait_on_host(*exchange);
         exchange.reset();
     }
 

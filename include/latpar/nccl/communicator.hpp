@@ -19,7 +19,8 @@ struct insight;
 
 /// What a user may choose of a communicator; the same on every rank.
 struct options {
-    /// How long construction, `synchronize` and the setting up of links wait for other ranks.
+    /// How long the host waits for other ranks, in construction, `synchronize` and waits for
+    /// exchanges, before it aborts.
     std::chrono::milliseconds timeout = std::chrono::minutes(10);
     /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
     /// where they know how to and the GPUs reach each other, and copy engines write messages that
@@ -33,8 +34,9 @@ struct options {
 
 /// An exchange in flight among GPUs.
 ///
-/// - `wait()`: the stream that it was started with waits for it; the host goes on.
-/// - `test()`, `wait_until(deadline)`: the host asks the device; not while a stream is captured.
+/// - `wait()`: the stream that it was started with waits for it. The host goes on, unless more than
+///   16 exchanges of the communicator that were waited for are not done; then for the oldest.
+/// - `test()`, `wait_until(deadline)`: the host asks the device; for a captured stream as `wait`.
 ///
 /// What moves in host memory moves over the bootstrap, and blocks the host until it is done.
 /// If it is destroyed in flight because an exception passes, the communicator is aborted, so that
@@ -85,9 +87,10 @@ private:
 /// call. Then nothing of the communicator is left on the device, nor of those made from the same
 /// one that were at work: who aborts or hears of it waits for that, 15 s at most, for all that was
 /// queued before, too. A kernel cannot wait for a peer that is gone and still be cancelled by a
-/// stream: wait for the device with `synchronize`, not while a stream is captured. A rank hears of
-/// nothing while it is inside a launch that CUDA holds up, because some thousand are queued behind
-/// an exchange that a peer has left.
+/// stream: wait for the device with `synchronize`, not while a stream is captured. CUDA holds up a
+/// host that queues some thousand launches behind what waits, and it hears of nothing meanwhile; so
+/// `wait` keeps it near, and who queues more than 60 launches for an exchange waits on the host
+/// (`wait_on_host`), as latpar's policies of steps and loops do.
 /// Memory: NCCL's own. Where ranks share a process, a split or a duplicate that has gone gives its
 /// back when all that were made from one another have.
 class communicator {

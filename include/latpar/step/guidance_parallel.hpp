@@ -177,8 +177,8 @@ private:
                 }
             }
         }
-        exchange(*comm_, std::span<const send_op>(sends_), std::span<const recv_op>(recvs_),
-                 stream);
+        auto request = comm_->start_exchange(sends_, recvs_, stream);
+        wait_on_host(request);
     }
 
     Model model_;
