@@ -12,6 +12,7 @@ add_library(latpar_nccl
     src/nccl/exchange.cpp
     src/nccl/family.cpp
     src/nccl/gates.cpp
+    src/nccl/shared_words.cpp
     src/nccl/share.cpp
     src/nccl/text.cpp)
 add_library(latpar::nccl ALIAS latpar_nccl)

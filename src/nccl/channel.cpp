@@ -175,8 +175,9 @@ void channel::tear_down() noexcept {
         end("it could not be ended");
     }
     let_go();
-    // A peer that does not know yet may still write there.
     if (gates_ && (!failure_.empty() || std::uncaught_exceptions() > 0)) gates_->open();
+    // It waits at their words.
+    if (gates_ && stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
     for (flight& f : flights_) {
         static_cast<void>(cudaEventDestroy(f.ready));
         static_cast<void>(cudaEventDestroy(f.done));
@@ -383,17 +384,31 @@ std::shared_ptr<channel> channel::background() {
 
 void channel::make_gates() {
     if (size_ == 1) return;
+    // All of a host have the words of the first rank, or none has any.
+    std::shared_ptr<shared_words> words;
     std::shared_ptr<gates> made;
+    const std::size_t count = gates::words_of(size_);
+    const bool may = options_.writes_directly && gates::can_wait();
     try {
-        if (gates::can_wait()) made = std::make_shared<gates>(size_);
+        if (rank_ == 0 && may) words = std::make_shared<shared_words>(count);
     } catch (const device_error&) {
         // No rank has any then.
     }
-    peer_memory peers =
-        open_to_all(made ? made->memory() : nullptr, made ? made->bytes() : 0, memory_space::cuda);
-    if (peers.empty()) return;
-    made->reach(std::move(peers), rank_);
-    gates_ = std::move(made);
+    const std::string none = "none";
+    const std::vector<std::string> names = all_gather(words ? words->name() : none);
+    const std::vector<std::string> hosts = all_gather(host_name());
+    const bool is_one_host = std::ranges::count(hosts, hosts.front()) == size_;
+    try {
+        if (may && is_one_host && names.front() != none) {
+            if (rank_ != 0) words = std::make_shared<shared_words>(names.front(), count);
+            made = std::make_shared<gates>(words, rank_, size_);
+        }
+    } catch (const device_error&) {
+        // Nor then.
+    }
+    const std::vector<std::string> verdicts = all_gather(made ? "1" : "0");
+    if (words) words->unname();
+    if (std::ranges::count(verdicts, "1") == size_) gates_ = std::move(made);
 }
 
 }  // namespace latpar::inline v0::nccl::detail

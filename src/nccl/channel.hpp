@@ -82,10 +82,8 @@ public:
 
 private:
     void create(const std::string& id);
-    /// Ranks: all. Where they reach each other, they have gates from now on.
+    /// Ranks: all. Where they share a host's memory, they have gates from now on.
     void make_gates();
-    /// What `share` gives.
-    [[nodiscard]] peer_memory open_to_all(std::byte* memory, index_t bytes, memory_space space);
     /// Sets up the links to all peers, which else the first messages would.
     void warm_up();
     void tear_down() noexcept;

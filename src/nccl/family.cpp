@@ -27,6 +27,7 @@ void family::end(const retiree& r) {
             } while (!stop.stop_requested() || cudaStreamQuery(r.stream) == cudaErrorNotReady);
         };
         try {
+            // A peer that does not know yet may shut it again.
             if (r.gate) opener = std::jthread(keep_open);
         } catch (const std::system_error&) {
             r.gate->open();  // without threads, once

@@ -3,6 +3,7 @@
 #include <nccl/driver.hpp>
 #include <nccl/gates.hpp>
 
+#include <atomic>
 #include <cstdlib>
 #include <utility>
 
@@ -25,13 +26,24 @@ memory_operation* wait_value() {
 
 constexpr auto kinds_of_news = static_cast<std::size_t>(gates::news::written) + 1;
 
-CUdeviceptr word(std::byte* words, std::size_t place) {
-    return reinterpret_cast<CUdeviceptr>(words + 4 * place);
+void set(std::uintptr_t word, std::uint32_t value, cudaStream_t stream) {
+    check_driver(write_value()(stream, word, value, CU_STREAM_WRITE_VALUE_DEFAULT),
+                 "cuStreamWriteValue32");
 }
 
-void wait_for(CUdeviceptr at, std::uint32_t value, unsigned int flush, cudaStream_t stream) {
-    check_driver(wait_value()(stream, at, value, CU_STREAM_WAIT_VALUE_GEQ | flush),
+void wait_for(std::uintptr_t word, std::uint32_t value, unsigned int flush, cudaStream_t stream) {
+    check_driver(wait_value()(stream, word, value, CU_STREAM_WAIT_VALUE_GEQ | flush),
                  "cuStreamWaitValue32");
+}
+
+/// CU_STREAM_WAIT_VALUE_FLUSH where the current device has it.
+unsigned int flush_of_device() {
+    int device = 0;
+    int can_flush = 0;
+    check(cudaGetDevice(&device), "asking for the current device");
+    check(cudaDeviceGetAttribute(&can_flush, cudaDevAttrCanFlushRemoteWrites, device),
+          "asking what device ", device, " can do");
+    return can_flush != 0 ? CU_STREAM_WAIT_VALUE_FLUSH : 0;
 }
 
 }  // namespace
@@ -41,61 +53,47 @@ bool gates::can_wait() noexcept {
     return queues == nullptr || std::atoi(queues) >= 8;
 }
 
-gates::gates(int ranks, empty)
-    : ranks_(static_cast<std::size_t>(ranks)),
+std::size_t gates::words_of(int ranks) noexcept {
+    return kinds_of_news * static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks);
+}
+
+gates::gates(std::shared_ptr<shared_words> words, int self, int ranks)
+    : words_(std::move(words)),
+      ranks_(static_cast<std::size_t>(ranks)),
+      self_(self),
+      flush_(flush_of_device()),
       told_(kinds_of_news * ranks_),
-      heard_(kinds_of_news * ranks_) {}
-
-// What is taken is given back by the destructor from here on.
-gates::gates(int ranks) : gates(ranks, empty{}) {
-    const auto size = static_cast<std::size_t>(bytes());
-    check(cudaStreamCreateWithFlags(&opening_, cudaStreamNonBlocking), "making a stream");
-    void* memory = nullptr;
-    check(cudaMalloc(&memory, size), "taking ", size, " bytes of the device");
-    memory_ = static_cast<std::byte*>(memory);
-    check(cudaMemsetAsync(memory, 0, size, opening_), "clearing memory");
+      heard_(kinds_of_news * ranks_) {
     // Whether the device can do it at all.
-    check_driver(write_value()(opening_, word(memory_, 0), 0, CU_STREAM_WRITE_VALUE_DEFAULT),
-                 "cuStreamWriteValue32");
-    int device = 0;
-    int can_flush = 0;
-    check(cudaGetDevice(&device), "asking for the current device");
-    check(cudaDeviceGetAttribute(&can_flush, cudaDevAttrCanFlushRemoteWrites, device),
-          "asking what device ", device, " can do");
-    if (can_flush != 0) flush_ = CU_STREAM_WAIT_VALUE_FLUSH;
-    wait_for(word(memory_, 0), 0, flush_, opening_);
-    // Before any peer writes there.
-    check(cudaStreamSynchronize(opening_), "clearing memory");
-}
-
-gates::~gates() {
-    if (opening_ != nullptr) static_cast<void>(cudaStreamDestroy(opening_));
-    if (is_open_) {
-        // Peers may still write here, and what was queued to them: neither is given back.
-        static_cast<void>(new peer_memory(std::move(peers_)));
-        return;
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+    try {
+        const std::uintptr_t own = words_->on_device(place_of(news::sending, self_, self_));
+        set(own, 0, stream);
+        wait_for(own, 0, flush_, stream);
+        check(cudaStreamSynchronize(stream), "waiting for a word of memory");
+    } catch (...) {
+        static_cast<void>(cudaStreamDestroy(stream));
+        throw;
     }
-    peers_ = {};
-    if (memory_ != nullptr) static_cast<void>(cudaFree(memory_));
+    static_cast<void>(cudaStreamDestroy(stream));
 }
 
-void gates::reach(peer_memory peers, int self) {
-    peers_ = std::move(peers);
-    self_ = self;
+std::size_t gates::place_of(news what, int peer, int rank) const noexcept {
+    const std::size_t kind =
+        static_cast<std::size_t>(rank) * kinds_of_news + static_cast<std::size_t>(what);
+    return kind * ranks_ + static_cast<std::size_t>(peer);
 }
 
 void gates::tell(news what, int peer, std::uint32_t messages, cudaStream_t stream) {
     std::uint32_t& count = told_[place_of(what, peer)];
     count += messages;
-    std::byte* const there = peers_.of[static_cast<std::size_t>(peer)];
-    check_driver(write_value()(stream, word(there, place_of(what, self_)), count,
-                               CU_STREAM_WRITE_VALUE_DEFAULT),
-                 "cuStreamWriteValue32");
+    set(words_->on_device(place_of(what, self_, peer)), count, stream);
 }
 
 void gates::await(news what, int peer, cudaStream_t stream) {
-    const std::size_t place = place_of(what, peer);
-    wait_for(word(memory_, place), heard_[place] + 1, flush_, stream);
+    wait_for(words_->on_device(place_of(what, peer, self_)), heard_[place_of(what, peer)] + 1,
+             flush_, stream);
 }
 
 void gates::count(news what, int peer, std::uint32_t messages) noexcept {
@@ -103,11 +101,10 @@ void gates::count(news what, int peer, std::uint32_t messages) noexcept {
 }
 
 void gates::open() noexcept {
-    is_open_ = true;
     constexpr std::uint32_t far_ahead = std::uint32_t{1} << 30;
+    std::uint32_t* const own = words_->data() + place_of({}, 0, self_);
     for (std::size_t place = 0; place < heard_.size(); ++place) {
-        static_cast<void>(write_value()(opening_, word(memory_, place), heard_[place] + far_ahead,
-                                        CU_STREAM_WRITE_VALUE_DEFAULT));
+        std::atomic_ref(own[place]).store(heard_[place] + far_ahead);
     }
 }
 

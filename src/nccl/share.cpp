@@ -110,13 +110,6 @@ void reach(int device, int peer) {
 peer_memory channel::share(std::byte* memory, index_t bytes, memory_space space) {
     throw_if_failed();
     require_own_device();
-    peer_memory out = open_to_all(memory, bytes, space);
-    // What is written there is told by words.
-    if (!out.empty() && !family_->has_threads && !gates_) make_gates();
-    return out;
-}
-
-peer_memory channel::open_to_all(std::byte* memory, index_t bytes, memory_space space) {
     offer mine{host_name(), process_name(), device_};
     if (options_.writes_directly && bytes > 0 && is_of(memory, space, device_)) {
         try {
@@ -153,6 +146,8 @@ peer_memory channel::open_to_all(std::byte* memory, index_t bytes, memory_space 
         if (text != "1") return {};
     }
     out.mapping = std::move(opened);
+    // What is written there is told by words.
+    if (!family_->has_threads && !gates_) make_gates();
     return out;
 }
 

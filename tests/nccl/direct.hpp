@@ -205,7 +205,9 @@ inline void check_held_up(latpar::nccl::communicator& comm, int failing) {
             latent_parallel policy(model, comm, plan, cuda::kernels{}, memory.source());
             loop::serial loop(policy, schedule, extents, cuda::kernels{}, dtype::f32,
                               memory.source());
-            loop.run(cuda::philox_noise(1), stream);
+            const cuda::philox_noise noise(1);
+            loop.start(noise, stream);
+            loop.run(noise, stream);
         },
         "no memory left");
     cuda::synchronize(stream);

@@ -25,8 +25,8 @@ struct options {
     /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
     /// where they know how to and the GPUs reach each other, and copy engines write messages that
     /// have a target. Memory that was shared so is not given back after a failure, since others may
-    /// still write to it; its resource must not release it either. Communicators of `background()`
-    /// wait for each other by such memory.
+    /// still write to it; its resource must not release it either. Streams then wait for each other
+    /// at words of POSIX shared memory, those of `background()` too.
     bool writes_directly = true;
 
     friend bool operator==(const options&, const options&) = default;
@@ -79,7 +79,7 @@ private:
 /// Links to all peers are set up by the constructor.
 /// Targets: where each rank is a process, copy engines write what has a target, and no
 /// multiprocessor takes part: a stream waits for the receiver, writes, and tells it so by words of
-/// memory. Counts are not compared. Such a wait holds one of the device's hardware queues: a program
+/// host memory. Counts are not compared. Such a wait holds one of the device's hardware queues: a program
 /// that keeps more streams busy than the 8 that there are sets CUDA_DEVICE_MAX_CONNECTIONS to 32;
 /// below 8, among threads and in graphs such messages go as all others.
 /// Threads: a communicator and all that were made from it serve one thread.
@@ -115,7 +115,7 @@ public:
     [[nodiscard]] communicator duplicate();
     /// See latpar::background. An exchange that only receives, from one peer, waits for it to send
     /// without taking multiprocessors; the message itself takes them, unless it has a target. So
-    /// where `writes_directly` is true, the GPUs reach each other's memory and
+    /// where `writes_directly` is true, the ranks are on one host and share its memory, and
     /// CUDA_DEVICE_MAX_CONNECTIONS is not set below 8; splits and duplicates of it are ordinary. What
     /// one rank captures in a graph its peers capture too. Ranks: all.
     [[nodiscard]] communicator background();

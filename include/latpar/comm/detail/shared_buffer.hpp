@@ -53,6 +53,7 @@ public:
         }
         taken_ = std::move(wanted);
     }
+
     [[nodiscard]] std::byte* data() const noexcept { return storage_.data(); }
     [[nodiscard]] index_t bytes() const noexcept { return storage_.bytes(); }
     [[nodiscard]] bool is_shared() const noexcept { return !peers_.empty(); }
