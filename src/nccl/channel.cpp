@@ -157,7 +157,7 @@ void channel::add_greetings(flight& f) const {
 void channel::tear_down() noexcept {
     try {
         // An exchange that no peer will meet any more ends with its communicator.
-        const clock::time_point limit = clock::now() + options_.timeout;
+        const deadline limit = this->limit();
         patience waiting;
         while (comm_ != nullptr && !has_graphs_ && is_at_work()) {
             if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
@@ -175,15 +175,31 @@ void channel::tear_down() noexcept {
         end("it could not be ended");
     }
     let_go();
-    if (gates_ && (!failure_.empty() || std::uncaught_exceptions() > 0)) gates_->open();
-    // It waits at their words.
-    if (gates_ && stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
+    leave_gates();
     for (flight& f : flights_) {
         static_cast<void>(cudaEventDestroy(f.ready));
         static_cast<void>(cudaEventDestroy(f.done));
     }
     if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
     if (greetings_ != nullptr) static_cast<void>(cudaFree(greetings_));
+}
+
+void channel::leave_gates() noexcept {
+    if (!gates_) return;
+    const deadline limit = this->limit();
+    const bool unwinding = std::uncaught_exceptions() > 0;
+    if (unwinding || !failure_.empty()) gates_->open();
+    patience waiting;
+    while (stream_ != nullptr && cudaStreamQuery(stream_) == cudaErrorNotReady) {
+        try {
+            if (failure_.empty()) hear();
+        } catch (...) {
+            // Which lets through what waits.
+        }
+        if (unwinding || !failure_.empty() || clock::now() >= limit) gates_->open();
+        waiting.wait();
+    }
+    static_cast<void>(cudaGetLastError());
 }
 
 void channel::let_go() noexcept {
@@ -217,7 +233,7 @@ bool channel::has_failed() noexcept {
         // What a peer writes here it has written when the last exchange is done. Replays nobody
         // can wait for.
         if (last_ != nullptr && !has_graphs_) {
-            const clock::time_point limit = clock::now() + options_.timeout;
+            const deadline limit = this->limit();
             patience waiting;
             while (is_at_work()) {
                 throw_if_failed();
@@ -246,7 +262,7 @@ void channel::throw_if_failed() {
 }
 
 void channel::settle(ncclResult_t status, const char* doing) {
-    const clock::time_point limit = clock::now() + options_.timeout;
+    const deadline limit = this->limit();
     patience waiting;
     while (status == ncclInProgress) {
         hear();
@@ -267,6 +283,13 @@ void channel::settle(ncclResult_t status, const char* doing) {
     throw comm_error(reason);
 }
 
+deadline channel::limit() const noexcept {
+    using std::chrono::milliseconds;
+    const clock::time_point now = clock::now();
+    const auto most = std::chrono::duration_cast<milliseconds>(deadline::max() - now);
+    return options_.timeout < most ? now + options_.timeout : deadline::max();
+}
+
 bool channel::is_at_work() const noexcept {
     if (has_graphs_) return true;  // nobody can tell what is replayed
     if (last_ == nullptr) return false;
@@ -278,11 +301,19 @@ bool channel::is_at_work() const noexcept {
     return status == cudaErrorNotReady;
 }
 
+bool channel::is_busy() const noexcept {
+    const cudaError_t status = cudaStreamQuery(stream_);
+    if (status != cudaSuccess && status != cudaErrorNotReady) {
+        static_cast<void>(cudaGetLastError());
+    }
+    return status == cudaErrorNotReady || is_at_work();
+}
+
 void channel::end(std::string_view reason) noexcept {
     if (failure_.empty()) failure_ = reason.empty() ? "aborted without a reason" : reason;
     *flag_ = true;
     // What is not at work may be let go of in the end.
-    if (comm_ == nullptr || (shares_process_ && !is_queueing_ && !is_at_work())) return;
+    if (comm_ == nullptr || (shares_process_ && !is_queueing_ && !is_busy())) return;
     // While it is made there is nothing to queue.
     if (is_queueing_ && greetings_ != nullptr) await_queueing();
     family_->end(
@@ -290,26 +321,29 @@ void channel::end(std::string_view reason) noexcept {
 }
 
 void channel::await_queueing() noexcept {
-    // It may be held up by a queue that waits at them.
-    if (gates_) gates_->open();
     const clock::time_point limit = clock::now() + std::chrono::seconds(5);
     ncclResult_t status = ncclInProgress;
     patience waiting;
     while (ncclCommGetAsyncError(comm_, &status) == ncclSuccess && status == ncclInProgress &&
            clock::now() < limit) {
+        // It may be held up by a queue that waits at them.
+        if (gates_) gates_->open();
         waiting.wait();
     }
 }
 
 void channel::fail(std::string_view reason) {
     if (!failure_.empty()) return;
-    end(reason);
     // Whoever gives memory back now waits for the device, and so for what the kin wait for.
     std::vector<channel*> others;
     {
         const std::lock_guard lock(family_->mutex);
         others = family_->members;
     }
+    for (channel* other : others) {
+        if (other->gates_ && other->is_at_work()) other->gates_->open();
+    }
+    end(reason);
     bool have_graphs = has_graphs_;
     for (channel* other : others) {
         if (other == this || other->comm_ == nullptr || !other->is_at_work()) continue;
@@ -334,7 +368,7 @@ void channel::abort(std::string_view reason) {
 }
 
 void channel::synchronize(cudaStream_t stream) {
-    const clock::time_point limit = clock::now() + options_.timeout;
+    const deadline limit = this->limit();
     patience waiting;
     for (;;) {
         const cudaError_t status = cudaStreamQuery(stream);
@@ -383,26 +417,23 @@ std::shared_ptr<channel> channel::background() {
 }
 
 void channel::make_gates() {
-    if (size_ == 1) return;
-    // All of a host have the words of the first rank, or none has any.
-    std::shared_ptr<shared_words> words;
-    std::shared_ptr<gates> made;
+    if (size_ == 1 || !options_.writes_directly) return;
+    const std::vector<std::string> hosts =
+        all_gather(gates::can_wait() ? host_name() : std::string("none"));
+    if (std::ranges::count(hosts, host_name()) != size_) return;
+    // All have the words of the first rank, or none has any.
     const std::size_t count = gates::words_of(size_);
-    const bool may = options_.writes_directly && gates::can_wait();
+    std::shared_ptr<shared_words> words;
     try {
-        if (rank_ == 0 && may) words = std::make_shared<shared_words>(count);
+        if (rank_ == 0) words = std::make_shared<shared_words>(count);
     } catch (const device_error&) {
         // No rank has any then.
     }
-    const std::string none = "none";
-    const std::vector<std::string> names = all_gather(words ? words->name() : none);
-    const std::vector<std::string> hosts = all_gather(host_name());
-    const bool is_one_host = std::ranges::count(hosts, hosts.front()) == size_;
+    const std::string name = all_gather(words ? words->name() : std::string()).front();
+    std::shared_ptr<gates> made;
     try {
-        if (may && is_one_host && names.front() != none) {
-            if (rank_ != 0) words = std::make_shared<shared_words>(names.front(), count);
-            made = std::make_shared<gates>(words, rank_, size_);
-        }
+        if (!words && !name.empty()) words = std::make_shared<shared_words>(name, count);
+        if (words) made = std::make_shared<gates>(words, rank_, size_);
     } catch (const device_error&) {
         // Nor then.
     }

@@ -43,7 +43,7 @@ public:
 
     [[nodiscard]] request start(std::span<const send_op> sends, std::span<const recv_op> recvs,
                                 stream_ref stream);
-    /// Errors: comm_error, and the flight is given back.
+    /// Errors: comm_error. The flight is the channel's again.
     void wait(flight& f);
     [[nodiscard]] bool wait_until(flight& f, deadline when);
     void drop(flight& f, bool unwinding) noexcept;
@@ -87,6 +87,8 @@ private:
     /// Sets up the links to all peers, which else the first messages would.
     void warm_up();
     void tear_down() noexcept;
+    /// Waits until the stream waits at no gate, which a failure opens.
+    void leave_gates() noexcept;
     /// Lets go of NCCL's communicator, if there is one, whatever it does.
     void let_go() noexcept;
 
@@ -115,6 +117,10 @@ private:
     /// gives buffers back waits for the device, but not for what comes to it later.
     void await_queueing() noexcept;
     [[nodiscard]] bool is_at_work() const noexcept;
+    /// The same, and if half of an exchange has been queued.
+    [[nodiscard]] bool is_busy() const noexcept;
+    /// The point in time after which a wait that begins now is given up.
+    [[nodiscard]] deadline limit() const noexcept;
 
     [[nodiscard]] flight& take();
     void give_back(flight& f) noexcept;
@@ -124,7 +130,8 @@ private:
     /// by ranks that share a process.
     void prepare(flight& f, stream_ref user);
     [[nodiscard]] bool is_done(flight& f);
-    /// Waits on the host until it is done, or until `when`, and says which.
+    /// Waits on the host until it is done, or until `when`, and says which. Errors: comm_error, for
+    /// one without a deadline after `options::timeout` too.
     [[nodiscard]] bool poll(flight& f, deadline when);
     /// Lets the host go on, but not too far ahead of what is done.
     void follow(flight& f);

@@ -25,6 +25,20 @@ using news = gates::news;
 /// A host that is blocked there, behind a peer that has gone, would hear of nothing.
 constexpr std::size_t lead = 16;
 
+/// Lets this thread ask CUDA what would else invalidate a capture that is under way.
+class during_captures {
+public:
+    during_captures() { exchange(); }
+    during_captures(const during_captures&) = delete;
+    during_captures& operator=(const during_captures&) = delete;
+    ~during_captures() { exchange(); }
+
+private:
+    void exchange() { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+
+    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 std::string text_of(const auto& op) {
     return concat(op.count, " elements of ", name_of(op.type));
 }
@@ -250,6 +264,8 @@ bool channel::is_done(flight& f) {
     if (f.host) listening([&] { has_arrived = f.host->test(); });
     if (!has_arrived) return false;
     if (!f.on_device) return true;
+    // Of any stream, which asking would end otherwise.
+    const during_captures relaxed;
     const cudaError_t status = cudaEventQuery(f.done);
     if (status == cudaErrorNotReady) return false;
     check(status, "an exchange over NCCL");
@@ -257,14 +273,16 @@ bool channel::is_done(flight& f) {
 }
 
 bool channel::poll(flight& f, deadline when) {
-    const clock::time_point limit = clock::now() + options_.timeout;
+    const bool is_limited = when == deadline::max();
+    if (is_limited) when = limit();
     patience waiting;
     for (;;) {
         throw_if_failed();
         if (is_done(f)) return true;
-        const clock::time_point now = clock::now();
-        if (now >= when) return false;
-        if (now >= limit) give_up("an exchange");
+        if (clock::now() >= when) {
+            if (is_limited) give_up("an exchange");
+            return false;
+        }
         waiting.wait();
     }
 }
@@ -273,7 +291,7 @@ void channel::follow(flight& f) {
     f.host.reset();
     awaited_.push_back(&f);
     if (awaited_.size() <= lead) return;
-    static_cast<void>(poll(*awaited_.front(), deadline::max()));
+    if (!is_done(*awaited_.front())) static_cast<void>(poll(*awaited_.front(), deadline::max()));
     give_back(*awaited_.front());
     awaited_.pop_front();
 }

@@ -64,19 +64,9 @@ gates::gates(std::shared_ptr<shared_words> words, int self, int ranks)
       flush_(flush_of_device()),
       told_(kinds_of_news * ranks_),
       heard_(kinds_of_news * ranks_) {
-    // Whether the device can do it at all.
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-    try {
-        const std::uintptr_t own = words_->on_device(place_of(news::sending, self_, self_));
-        set(own, 0, stream);
-        wait_for(own, 0, flush_, stream);
-        check(cudaStreamSynchronize(stream), "waiting for a word of memory");
-    } catch (...) {
-        static_cast<void>(cudaStreamDestroy(stream));
-        throw;
-    }
-    static_cast<void>(cudaStreamDestroy(stream));
+    // Now, and not when messages are under way.
+    static_cast<void>(write_value());
+    static_cast<void>(wait_value());
 }
 
 std::size_t gates::place_of(news what, int peer, int rank) const noexcept {

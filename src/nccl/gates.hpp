@@ -27,7 +27,7 @@ public:
     [[nodiscard]] static bool can_wait() noexcept;
     /// How many words so many ranks need.
     [[nodiscard]] static std::size_t words_of(int ranks) noexcept;
-    /// Stream: blocks the host. Errors: device_error for a driver or device that cannot wait so.
+    /// Errors: device_error for a driver that cannot wait so.
     gates(std::shared_ptr<shared_words> words, int self, int ranks);
 
     /// Tells a peer news of so many more messages, when the stream comes there.
@@ -48,8 +48,7 @@ private:
     std::shared_ptr<shared_words> words_;
     std::size_t ranks_;
     int self_;
-    /// So that what was written before a word is seen behind it; where a device has no such wait,
-    /// writes of one stream come in order.
+    /// So that what a peer has written here is seen behind its word, where a device needs that.
     unsigned int flush_ = 0;
     std::vector<std::uint32_t> told_;   ///< messages, by the place of the word
     std::vector<std::uint32_t> heard_;  ///< messages, by the place of the word

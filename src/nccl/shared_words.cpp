@@ -50,8 +50,8 @@ shared_words::shared_words(std::string name, std::size_t count)
 shared_words::shared_words(std::string name, std::size_t count, int flags) : shared_words() {
     name_ = std::move(name);
     bytes_ = sizeof(std::uint32_t) * count;
-    words_ = static_cast<std::uint32_t*>(map(name_, bytes_, O_RDWR | flags));
     is_named_ = flags != 0;
+    words_ = static_cast<std::uint32_t*>(map(name_, bytes_, O_RDWR | flags));
     check(cudaHostRegister(words_, bytes_, cudaHostRegisterPortable | cudaHostRegisterMapped),
           "page-locking ", bytes_, " bytes");
     void* device = nullptr;

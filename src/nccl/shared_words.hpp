@@ -8,7 +8,7 @@
 
 namespace latpar::inline v0::nccl::detail {
 
-/// 32-bit words, all zero at first: POSIX shared memory, page-locked, mapped by each rank for itself.
+/// 32-bit words, all zero at first: POSIX shared memory, page-locked, mapped by each rank.
 ///
 /// Whoever has them keeps them until its device is done with them; what others do changes nothing.
 class shared_words {

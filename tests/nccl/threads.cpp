@@ -197,6 +197,40 @@ TEST_CASE("synchronize gives up in time, and all ranks hear of it") {
     });
 }
 
+TEST_CASE("the host gives up on an exchange in time, and where too many are ahead of it") {
+    const nccl::options brief{std::chrono::milliseconds(2000)};
+    for (const bool waits : {true, false}) {
+        on_devices(2, brief, [&](nccl::communicator& comm) {
+            cuda::stream stream;
+            device_floats in(numbers(1000, 0), stream);
+            const std::string text = "an exchange of rank 0 was not done after 2000 ms";
+            if (comm.rank() == 1) {
+                expect_throws([&] { static_cast<void>(comm.control_all_gather("waiting")); }, text);
+                return;
+            }
+            int started = 0;
+            expect_throws(
+                [&] {
+                    for (;;) {
+                        auto coming = comm.start_exchange({}, std::array{in.from(1)}, stream);
+                        ++started;
+                        if (waits) {
+                            const auto soon =
+                                std::chrono::steady_clock::now() + std::chrono::milliseconds(20);
+                            EXPECT(!coming.wait_until(soon));
+                            wait_on_host(coming);
+                        } else {
+                            coming.wait();
+                        }
+                    }
+                },
+                text);
+            EXPECT(started == (waits ? 1 : 17));
+            cuda::synchronize(stream);
+        });
+    }
+}
+
 TEST_CASE("NCCL's own collectives give what latpar's do") {
     on_devices(2, {}, [](nccl::communicator& comm) {
         cuda::stream stream;

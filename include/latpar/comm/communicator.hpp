@@ -49,9 +49,9 @@ inline constexpr int no_color = -1;
 /// The buffers of its operations stay untouched by the user until it is done.
 /// - `test()`: makes progress and tells whether it is done; never blocks.
 /// - `wait()`: blocks the host until it is done (with a device stream: until it is ordered there).
-/// - `wait_until(deadline)`: blocks the host until it is done, a device's too, but gives up at the
-///   deadline with `false`; the exchange is then still in flight and may be waited for again. While
-///   the stream is captured in a graph: as `wait`.
+/// - `wait_until(deadline)`: blocks the host until it is done, where `wait` may only order it on a
+///   stream, but gives up at the deadline with `false`; the exchange is then still in flight and
+///   may be waited for again. While the stream is captured in a graph: as `wait`.
 ///
 /// Errors: comm_error from each if the communicator was aborted, with the aborting rank's reason.
 /// A request that is destroyed in flight waits first; its destructor does not throw.
@@ -121,7 +121,8 @@ void exchange(C& comm, std::span<const send_op> sends, std::span<const recv_op> 
 /// takes: a host that is held up there would not hear of a peer that has failed.
 template <exchange_request Request>
 void wait_on_host(Request& request) {
-    static_cast<void>(request.wait_until(deadline::max()));
+    while (!request.wait_until(deadline::max())) {
+    }
 }
 
 }  // namespace latpar::inline v0

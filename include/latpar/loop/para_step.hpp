@@ -190,8 +190,8 @@ public:
         });
     }
 
-    /// Waits, in the order of the stream, for what is still on its way to other ranks: before a graph
-    /// of a round is captured, and at its end.
+    /// Waits for what is still on its way to other ranks: before a graph of a round is captured, and
+    /// at its end, where the graph does.
     void join() {
         guarded_call([&] { finish(state_exchange_); });
     }

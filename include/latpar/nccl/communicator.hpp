@@ -19,8 +19,8 @@ struct insight;
 
 /// What a user may choose of a communicator; the same on every rank.
 struct options {
-    /// How long the host waits for other ranks, in construction, `synchronize` and waits for
-    /// exchanges, before it aborts.
+    /// How long the host waits for other ranks before it aborts: in construction, `synchronize`,
+    /// and for exchanges that are waited for without a deadline.
     std::chrono::milliseconds timeout = std::chrono::minutes(10);
     /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
     /// where they know how to and the GPUs reach each other, and copy engines write messages that
@@ -35,8 +35,11 @@ struct options {
 /// An exchange in flight among GPUs.
 ///
 /// - `wait()`: the stream that it was started with waits for it. The host goes on, unless more than
-///   16 exchanges of the communicator that were waited for are not done; then for the oldest.
+///   16 exchanges of the communicator that were waited for are not done; then it waits for the
+///   oldest, which must not need what this rank does later.
 /// - `test()`, `wait_until(deadline)`: the host asks the device; for a captured stream as `wait`.
+///
+/// A wait of the host without a deadline ends, with an abort, after `options::timeout`.
 ///
 /// What moves in host memory moves over the bootstrap, and blocks the host until it is done.
 /// If it is destroyed in flight because an exception passes, the communicator is aborted, so that
@@ -79,9 +82,9 @@ private:
 /// Links to all peers are set up by the constructor.
 /// Targets: where each rank is a process, copy engines write what has a target, and no
 /// multiprocessor takes part: a stream waits for the receiver, writes, and tells it so by words of
-/// host memory. Counts are not compared. Such a wait holds one of the device's hardware queues: a program
-/// that keeps more streams busy than the 8 that there are sets CUDA_DEVICE_MAX_CONNECTIONS to 32;
-/// below 8, among threads and in graphs such messages go as all others.
+/// host memory. Counts are not compared. Such a wait holds one of the device's hardware queues: a
+/// program that keeps more streams busy than the 8 that there are sets CUDA_DEVICE_MAX_CONNECTIONS
+/// to 32; below 8, among threads and in graphs such messages go as all others.
 /// Threads: a communicator and all that were made from it serve one thread.
 /// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
 /// call. Then nothing of the communicator is left on the device, nor of those made from the same
@@ -116,8 +119,8 @@ public:
     /// See latpar::background. An exchange that only receives, from one peer, waits for it to send
     /// without taking multiprocessors; the message itself takes them, unless it has a target. So
     /// where `writes_directly` is true, the ranks are on one host and share its memory, and
-    /// CUDA_DEVICE_MAX_CONNECTIONS is not set below 8; splits and duplicates of it are ordinary. What
-    /// one rank captures in a graph its peers capture too. Ranks: all.
+    /// CUDA_DEVICE_MAX_CONNECTIONS is not set below 8; splits and duplicates of it are ordinary.
+    /// What one rank captures in a graph its peers capture too. Ranks: all.
     [[nodiscard]] communicator background();
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text);
     void abort(std::string_view reason);
