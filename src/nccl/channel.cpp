@@ -9,6 +9,7 @@
 #include <nccl/text.hpp>
 
 #include <algorithm>
+#include <exception>
 #include <new>
 #include <utility>
 

@@ -43,7 +43,7 @@ public:
 
     [[nodiscard]] request start(std::span<const send_op> sends, std::span<const recv_op> recvs,
                                 stream_ref stream);
-    /// Errors: comm_error. The flight is the channel's again.
+    /// Errors: comm_error, device_error. In any case the flight is the channel's again.
     void wait(flight& f);
     [[nodiscard]] bool wait_until(flight& f, deadline when);
     void drop(flight& f, bool unwinding) noexcept;
@@ -117,7 +117,7 @@ private:
     /// gives buffers back waits for the device, but not for what comes to it later.
     void await_queueing() noexcept;
     [[nodiscard]] bool is_at_work() const noexcept;
-    /// The same, and if half of an exchange has been queued.
+    /// The same, or anything else is on its stream, such as half of an exchange.
     [[nodiscard]] bool is_busy() const noexcept;
     /// The point in time after which a wait that begins now is given up.
     [[nodiscard]] deadline limit() const noexcept;

@@ -4,11 +4,9 @@
 
 #include <cuda/detail/check.hpp>
 #include <nccl/channel.hpp>
-#include <nccl/check.hpp>
 #include <nccl/patience.hpp>
 
 #include <algorithm>
-#include <exception>
 #include <utility>
 
 namespace latpar::inline v0::nccl::detail {
@@ -264,7 +262,7 @@ bool channel::is_done(flight& f) {
     if (f.host) listening([&] { has_arrived = f.host->test(); });
     if (!has_arrived) return false;
     if (!f.on_device) return true;
-    // Of any stream, which asking would end otherwise.
+    // Asking would invalidate a capture of any other stream.
     const during_captures relaxed;
     const cudaError_t status = cudaEventQuery(f.done);
     if (status == cudaErrorNotReady) return false;

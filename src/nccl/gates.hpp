@@ -48,7 +48,8 @@ private:
     std::shared_ptr<shared_words> words_;
     std::size_t ranks_;
     int self_;
-    /// So that what a peer has written here is seen behind its word, where a device needs that.
+    /// So that what a peer has written here is seen behind its word, where the device can flush: the
+    /// peer's stream writes the word behind a fence of its own.
     unsigned int flush_ = 0;
     std::vector<std::uint32_t> told_;   ///< messages, by the place of the word
     std::vector<std::uint32_t> heard_;  ///< messages, by the place of the word

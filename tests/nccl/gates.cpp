@@ -13,6 +13,7 @@
 #include <chrono>
 #include <deque>
 #include <memory>
+#include <string>
 #include <thread>
 
 using namespace latpar;

@@ -191,7 +191,7 @@ public:
     }
 
     /// Waits for what is still on its way to other ranks: before a graph of a round is captured, and
-    /// at its end, where the graph does.
+    /// at the end of the captured round; there the graph waits, and not the host.
     void join() {
         guarded_call([&] { finish(state_exchange_); });
     }

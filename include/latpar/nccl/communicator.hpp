@@ -39,7 +39,8 @@ struct options {
 ///   oldest, which must not need what this rank does later.
 /// - `test()`, `wait_until(deadline)`: the host asks the device; for a captured stream as `wait`.
 ///
-/// A wait of the host without a deadline ends, with an abort, after `options::timeout`.
+/// A wait of the host for the device without a deadline (`deadline::max()`) ends, with an abort,
+/// after `options::timeout`.
 ///
 /// What moves in host memory moves over the bootstrap, and blocks the host until it is done.
 /// If it is destroyed in flight because an exception passes, the communicator is aborted, so that
