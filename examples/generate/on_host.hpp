@@ -73,7 +73,8 @@ public:
         std::copy(from.begin(), from.end(), to.data);
     }
 
-    /// Whether the host waits for messages, so that it can tell for how long.
+    /// Whether the host waits for messages, and not for a device before them, so that it can tell
+    /// for how long.
     [[nodiscard]] bool waits_for_messages() const noexcept { return true; }
     /// Enters what it is. Ranks: all.
     void describe(report& figures) {

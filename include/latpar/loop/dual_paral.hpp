@@ -53,7 +53,7 @@ template <staged_denoiser Model>
 /// Seconds of a rank in `dual_paral::run`, on the host's clock.
 struct stage_times {
     double running = 0;  ///< messages inside the model's layers included
-    double waiting = 0;  ///< for messages of the loop
+    double waiting = 0;  ///< for messages of the loop; on a device, for its work before them too
 
     [[nodiscard]] double idle_share() const noexcept {
         return running + waiting > 0 ? waiting / (running + waiting) : 0;
