@@ -219,6 +219,10 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
         begin[u] = at_element < 0 ? before : 0;
         end[u] = left < count ? static_cast<int>(left) : count;
         to[u] = row + at_element * target_size;
+        if (begin[u] < end[u]) {
+            prefetch_in_part(to[u] + begin[u] * target_size, row,
+                             row + std::int64_t{task.shape.row_elements} * target_size);
+        }
         const std::byte* from =
             task.source.row(at, task.shape.outer_axes) + at_element * source_size;
         load_group<source_size, count>(from, source_size, task.width, begin[u], end[u], values[u]);

