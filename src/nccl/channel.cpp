@@ -33,6 +33,15 @@ std::string text_of(const options& wanted) {
     return out;
 }
 
+/// Whether what CUDA was asked about is still to be done. If it was wrong instead, that is not to
+/// be found by whoever asks CUDA next.
+bool is_pending(cudaError_t status) {
+    if (status != cudaSuccess && status != cudaErrorNotReady) {
+        static_cast<void>(cudaGetLastError());
+    }
+    return status == cudaErrorNotReady;
+}
+
 /// Errors: usage_error if two ranks have one device.
 void require_own_devices(const std::vector<std::string>& devices) {
     for (std::size_t rank = 1; rank < devices.size(); ++rank) {
@@ -68,6 +77,7 @@ channel::channel(any_communicator bootstrap, const options& wanted, std::shared_
       family_(std::move(kin)),
       rank_(bootstrap_.rank()),
       size_(bootstrap_.size()) {
+    awaited_.reserve(lead + 1);
     agree_on(bootstrap_, "the options of the NCCL communicator", text_of(options_));
     std::optional<std::string> complaint;
     std::string device = "no device";
@@ -188,19 +198,18 @@ void channel::tear_down() noexcept {
 void channel::leave_gates() noexcept {
     if (!gates_) return;
     const deadline limit = this->limit();
-    const bool unwinding = std::uncaught_exceptions() > 0;
-    if (unwinding || !failure_.empty()) gates_->open();
     patience waiting;
-    while (stream_ != nullptr && cudaStreamQuery(stream_) == cudaErrorNotReady) {
+    while (stream_ != nullptr && is_pending(cudaStreamQuery(stream_))) {
         try {
             if (failure_.empty()) hear();
         } catch (...) {
             // Which lets through what waits.
         }
-        if (unwinding || !failure_.empty() || clock::now() >= limit) gates_->open();
+        if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
+        if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
+        if (!failure_.empty()) gates_->open();
         waiting.wait();
     }
-    static_cast<void>(cudaGetLastError());
 }
 
 void channel::let_go() noexcept {
@@ -293,21 +302,11 @@ deadline channel::limit() const noexcept {
 
 bool channel::is_at_work() const noexcept {
     if (has_graphs_) return true;  // nobody can tell what is replayed
-    if (last_ == nullptr) return false;
-    const cudaError_t status = cudaEventQuery(last_);
-    // What is wrong with it is not to be found by whoever asks CUDA next.
-    if (status != cudaSuccess && status != cudaErrorNotReady) {
-        static_cast<void>(cudaGetLastError());
-    }
-    return status == cudaErrorNotReady;
+    return last_ != nullptr && is_pending(cudaEventQuery(last_));
 }
 
 bool channel::is_busy() const noexcept {
-    const cudaError_t status = cudaStreamQuery(stream_);
-    if (status != cudaSuccess && status != cudaErrorNotReady) {
-        static_cast<void>(cudaGetLastError());
-    }
-    return status == cudaErrorNotReady || is_at_work();
+    return is_pending(cudaStreamQuery(stream_)) || is_at_work();
 }
 
 void channel::end(std::string_view reason) noexcept {
@@ -434,7 +433,7 @@ void channel::make_gates() {
     std::shared_ptr<gates> made;
     try {
         if (!words && !name.empty()) words = std::make_shared<shared_words>(name, count);
-        if (words) made = std::make_shared<gates>(words, rank_, size_);
+        if (words) made = std::make_shared<gates>(words, rank_, size_, stream_);
     } catch (const device_error&) {
         // Nor then.
     }

@@ -81,6 +81,11 @@ public:
     }
 
 private:
+    /// How many exchanges the host may be ahead of the device: enough to hide launches, and few
+    /// enough that what it queues meanwhile is less than CUDA takes before it blocks (about 1000
+    /// launches). A host that is blocked there, behind a peer that has gone, would hear of nothing.
+    static constexpr std::size_t lead = 16;
+
     void create(const std::string& id);
     /// Ranks: all. Where they share a host's memory, they have gates from now on.
     void make_gates();
@@ -179,7 +184,7 @@ private:
     std::shared_ptr<std::atomic<bool>> flag_ = std::make_shared<std::atomic<bool>>(false);
     std::deque<flight> flights_;
     std::vector<flight*> idle_;
-    std::deque<flight*> awaited_;  ///< by streams, and not known to be done; the oldest first
+    std::vector<flight*> awaited_;  ///< by streams, and not known to be done; the oldest first
 };
 
 }  // namespace latpar::inline v0::nccl::detail

@@ -18,11 +18,6 @@ using cuda::detail::native;
 using clock = std::chrono::steady_clock;
 using news = gates::news;
 
-/// How many exchanges the host may be ahead of the device: enough to hide launches, and few enough
-/// that what it queues meanwhile is less than CUDA takes before it blocks (about 1000 launches).
-/// A host that is blocked there, behind a peer that has gone, would hear of nothing.
-constexpr std::size_t lead = 16;
-
 /// Lets this thread ask CUDA what would else invalidate a capture that is under way.
 class during_captures {
 public:
@@ -289,9 +284,9 @@ void channel::follow(flight& f) {
     f.host.reset();
     awaited_.push_back(&f);
     if (awaited_.size() <= lead) return;
-    if (!is_done(*awaited_.front())) static_cast<void>(poll(*awaited_.front(), deadline::max()));
+    static_cast<void>(poll(*awaited_.front(), deadline::max()));
     give_back(*awaited_.front());
-    awaited_.pop_front();
+    awaited_.erase(awaited_.begin());
 }
 
 void channel::wait(flight& f) {

@@ -57,16 +57,17 @@ std::size_t gates::words_of(int ranks) noexcept {
     return kinds_of_news * static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks);
 }
 
-gates::gates(std::shared_ptr<shared_words> words, int self, int ranks)
+gates::gates(std::shared_ptr<shared_words> words, int self, int ranks, cudaStream_t stream)
     : words_(std::move(words)),
       ranks_(static_cast<std::size_t>(ranks)),
       self_(self),
       flush_(flush_of_device()),
       told_(kinds_of_news * ranks_),
       heard_(kinds_of_news * ranks_) {
-    // Now, and not when messages are under way.
-    static_cast<void>(write_value());
-    static_cast<void>(wait_value());
+    // Each once, now and not when messages are under way; nobody else has news of a rank for itself.
+    const std::uintptr_t unused = words_->on_device(place_of({}, self, self));
+    set(unused, 0, stream);
+    wait_for(unused, 0, flush_, stream);
 }
 
 std::size_t gates::place_of(news what, int peer, int rank) const noexcept {

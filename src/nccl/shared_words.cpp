@@ -24,7 +24,7 @@ std::string new_name() {
     return latpar::detail::concat("/latpar-", process_name(), '-', made++);
 }
 
-/// Maps what a name stands for, of the given size, or says why not.
+/// Maps what a name stands for, of the given size, or says why not; what it made is gone then.
 void* map(const std::string& name, std::size_t bytes, int flags) {
     const int file = shm_open(name.c_str(), flags, S_IRUSR | S_IWUSR);
     void* memory = MAP_FAILED;
@@ -33,6 +33,7 @@ void* map(const std::string& name, std::size_t bytes, int flags) {
     }
     const int error = errno;
     if (file >= 0) close(file);
+    if (file >= 0 && memory == MAP_FAILED && (flags & O_CREAT) != 0) shm_unlink(name.c_str());
     latpar::detail::require<device_error>(memory != MAP_FAILED, "sharing ", bytes,
                                           " bytes of host memory as ", name,
                                           " failed: ", std::strerror(error));
@@ -50,8 +51,8 @@ shared_words::shared_words(std::string name, std::size_t count)
 shared_words::shared_words(std::string name, std::size_t count, int flags) : shared_words() {
     name_ = std::move(name);
     bytes_ = sizeof(std::uint32_t) * count;
-    is_named_ = flags != 0;
     words_ = static_cast<std::uint32_t*>(map(name_, bytes_, O_RDWR | flags));
+    is_named_ = (flags & O_CREAT) != 0;
     check(cudaHostRegister(words_, bytes_, cudaHostRegisterPortable | cudaHostRegisterMapped),
           "page-locking ", bytes_, " bytes");
     void* device = nullptr;

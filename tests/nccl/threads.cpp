@@ -164,6 +164,52 @@ TEST_CASE("an exchange comes between what is queued before and after it, without
     });
 }
 
+TEST_CASE("exchanges go on beside a capture that has none of them") {
+    on_devices(2, {}, [](nccl::communicator& comm) {
+        cuda::stream stream;
+        cuda::stream captured;
+        const int peer = 1 - comm.rank();
+        device_floats out(numbers(1000, static_cast<float>(comm.rank())), stream);
+        device_floats in(numbers(1000, 0), stream);
+        device_floats other(numbers(1000, 9), stream);
+        const auto native = static_cast<cudaStream_t>(captured.ref().handle);
+        EXPECT(cudaStreamBeginCapture(native, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+        EXPECT(cudaMemsetAsync(other.view().data, 0, 4000, native) == cudaSuccess);
+        // So many that the host waits for the first.
+        for (int i = 0; i < 20; ++i) {
+            exchange(comm, std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
+        }
+        auto last =
+            comm.start_exchange(std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
+        wait_on_host(last);
+        cudaGraph_t graph = nullptr;
+        EXPECT(cudaStreamEndCapture(native, &graph) == cudaSuccess);
+        std::size_t nodes = 0;
+        EXPECT(cudaGraphGetNodes(graph, nullptr, &nodes) == cudaSuccess);
+        EXPECT(nodes == 1);
+        EXPECT(cudaGraphDestroy(graph) == cudaSuccess);
+        EXPECT(in.values(stream) == numbers(1000, static_cast<float>(peer)));
+        EXPECT(other.values(stream) == numbers(1000, 9));
+    });
+}
+
+TEST_CASE("the longest timeout there is never comes") {
+    on_devices(2, {std::chrono::milliseconds::max()}, [](nccl::communicator& comm) {
+        cuda::stream stream;
+        const int peer = 1 - comm.rank();
+        device_floats out(numbers(1000, static_cast<float>(comm.rank())), stream);
+        device_floats in(numbers(1000, 0), stream);
+        for (int i = 0; i < 20; ++i) {
+            exchange(comm, std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
+        }
+        auto last =
+            comm.start_exchange(std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
+        wait_on_host(last);
+        comm.synchronize(stream);
+        EXPECT(in.values(stream) == numbers(1000, static_cast<float>(peer)));
+    });
+}
+
 TEST_CASE("synchronize hears of an abort while the device waits for a peer") {
     on_devices(2, {}, [](nccl::communicator& comm) {
         cuda::stream stream;
