@@ -20,8 +20,13 @@ static_assert(sizeof(copy_batch<128>) <= 32764 && sizeof(large_stitch) <= 32764)
 // Weights are staged in fours.
 static_assert(small_stitch::max_weights % 4 == 0 && large_stitch::max_weights % 4 == 0);
 
+/// Blocks that a multiprocessor is to hold: what keeps enough loads in flight.
+constexpr int copy_blocks(int capacity) {
+    return capacity == 1 ? 6 : 5;
+}
+
 template <int Capacity>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, copy_blocks(Capacity))
     copy_kernel(const __grid_constant__ copy_batch<Capacity> batch) {
     copy_batch_share(batch, blockIdx.x, threadIdx.x);
 }
@@ -48,7 +53,7 @@ __global__ void __launch_bounds__(block_threads)
                             blockIdx.x * combination_items(Rows) * block_threads + threadIdx.x);
 }
 
-/// Blocks that a multiprocessor is to hold: what keeps enough loads in flight.
+/// The same.
 constexpr int stitch_blocks(int rows, bool cuts_rows) {
     if (rows == 0 || (rows == 1 && !cuts_rows)) return 4;
     return rows <= 2 ? 3 : 1;

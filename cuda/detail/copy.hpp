@@ -21,19 +21,23 @@ struct copy_task {
     dtype via = dtype::f32;      ///< what a value is rounded to on its way, when rounding
     std::uint8_t width = 0;      ///< elements of one load; 0: an item is a single element
     bool rows_are_even = false;  ///< every row begins at a multiple of the access
+    /// Rows begin or end within sectors, and others do not go on there: those sectors are asked for.
+    bool leaves_gaps = false;
 };
 
-/// Items of a thread, all loaded before the first is stored: as many as are 64 bytes to load.
+/// Items of a thread, all loaded before the first is stored: as many as are 64 bytes to load; and
+/// two where sectors are asked for, which is faster than one or four.
 [[nodiscard]] constexpr LATPAR_DEVICE std::uint32_t copy_items(index_t source_size,
-                                                               index_t target_size) {
-    return source_size > target_size ? 2 : 4;
+                                                               index_t target_size,
+                                                               bool leaves_gaps = false) {
+    return leaves_gaps || source_size > target_size ? 2 : 4;
 }
 
 /// Items of a block.
 [[nodiscard]] LATPAR_DEVICE std::uint32_t copy_tile(const copy_task& task) {
     const bool narrows =
         task.width > 0 && task.source_type == dtype::f32 && task.target_type != dtype::f32;
-    return (narrows ? copy_items(4, 2) : copy_items(4, 4)) * block_threads;
+    return (narrows ? copy_items(4, 2) : copy_items(4, 4, task.leaves_gaps)) * block_threads;
 }
 
 /// Several copies in one launch: as much as fits the parameters of a kernel.
@@ -189,44 +193,99 @@ LATPAR_DEVICE void copy_elements(const copy_task& task, std::uint32_t first) {
     }
 }
 
+/// What a group of neighbours is to be copied from and to: elements [begin, end) of it.
+struct copy_place {
+    const std::byte* from = nullptr;
+    std::byte* to = nullptr;  ///< a multiple of the access
+    int begin = 0;
+    int end = 0;
+    std::int64_t in_row = 0;  ///< the group's first element
+};
+
+template <int SourceSize, int TargetSize>
+LATPAR_DEVICE copy_place place_of(const copy_task& task, std::uint32_t item) {
+    constexpr int count = copy_group(TargetSize);
+    copy_place out;
+    if (item >= task.shape.items) return out;
+    const item_place at = locate(task.shape, item);
+    std::byte* const row = task.target.row(at, task.shape.outer_axes);
+    int before = 0;
+    if (!task.rows_are_even) {
+        before = static_cast<int>(reinterpret_cast<std::uintptr_t>(row) / TargetSize) & (count - 1);
+    }
+    out.in_row = static_cast<std::int64_t>(at.in_row) * count - before;
+    const std::int64_t left = static_cast<std::int64_t>(task.shape.row_elements) - out.in_row;
+    out.begin = out.in_row < 0 ? before : 0;
+    out.end = left < count ? static_cast<int>(left) : count;
+    out.to = row + out.in_row * TargetSize;
+    out.from = task.source.row(at, task.shape.outer_axes) + out.in_row * SourceSize;
+    return out;
+}
+
+/// A sector of the target, and whether a thread is to ask for it.
+struct sector_request {
+    std::uintptr_t at = 0;
+    bool is_wanted = false;
+};
+
+/// The sector that a group begins in; wanted of the first group of a row there, if the row fills
+/// the sector in part.
+template <int TargetSize>
+LATPAR_DEVICE sector_request sector_of(const copy_task& task, const copy_place& place) {
+    constexpr int count = sector_bytes / TargetSize;
+    const auto address = reinterpret_cast<std::uintptr_t>(place.to);
+    const int before = (static_cast<int>(address) & (sector_bytes - 1)) / TargetSize;
+    const std::int64_t left = static_cast<std::int64_t>(task.shape.row_elements) - place.in_row;
+    const bool is_first = before == 0 || place.in_row <= 0;
+    const bool is_in_part = place.in_row < before || left + before < count;
+    return {address - static_cast<std::uintptr_t>(before * TargetSize),
+            place.begin < place.end && is_first && is_in_part};
+}
+
+/// Loads the elements that are wanted of groups, many of which are ends of rows.
+template <int Size, int Count, std::uint32_t Items>
+LATPAR_DEVICE void load_groups(const copy_place (&at)[Items], int width, group (&values)[Items]) {
+    if (width < 2) {
+        LATPAR_UNROLL
+        for (std::uint32_t u = 0; u < Items; ++u) {
+            load_some<Size, Count>(at[u].from, Size, at[u].begin, at[u].end, values[u]);
+        }
+        return;
+    }
+    const auto is_whole = [&](std::uint32_t u) { return at[u].begin == 0 && at[u].end == Count; };
+    LATPAR_UNROLL
+    for (std::uint32_t u = 0; u < Items; ++u) {
+        if (is_whole(u)) load_group<Size, Count>(at[u].from, Size, width, 0, Count, values[u]);
+    }
+    // The ends last: elements of two bytes are waited for, to be put together.
+    LATPAR_UNROLL
+    for (std::uint32_t u = 0; u < Items; ++u) {
+        if (is_whole(u)) continue;
+        load_some<Size, Count>(at[u].from, Size, at[u].begin, at[u].end, values[u]);
+    }
+}
+
 /// Groups of neighbours.
-template <class Change>
+template <class Change, bool LeavesGaps>
 LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
     constexpr int source_size = Change::source_size;
     constexpr int target_size = Change::target_size;
     constexpr int count = copy_group(target_size);
-    constexpr std::uint32_t items = copy_items(source_size, target_size);
+    constexpr std::uint32_t items = copy_items(source_size, target_size, LeavesGaps);
     group values[items];
-    std::byte* to[items];
-    int begin[items];
-    int end[items];
+    copy_place at[items];
     LATPAR_UNROLL
     for (std::uint32_t u = 0; u < items; ++u) {
-        const std::uint32_t item = first + u * block_threads;
-        begin[u] = 0;
-        end[u] = 0;
-        to[u] = nullptr;
-        if (item >= task.shape.items) continue;
-        const item_place at = locate(task.shape, item);
-        std::byte* const row = task.target.row(at, task.shape.outer_axes);
-        int before = 0;
-        if (!task.rows_are_even) {
-            before =
-                static_cast<int>(reinterpret_cast<std::uintptr_t>(row) / target_size) & (count - 1);
+        at[u] = place_of<source_size, target_size>(task, first + u * block_threads);
+        if constexpr (LeavesGaps) {
+            const sector_request sector = sector_of<target_size>(task, at[u]);
+            prefetch_sector(sector.at, sector.is_wanted);
+        } else {
+            load_group<source_size, count>(at[u].from, source_size, task.width, at[u].begin,
+                                           at[u].end, values[u]);
         }
-        const std::int64_t at_element = static_cast<std::int64_t>(at.in_row) * count - before;
-        const std::int64_t left = static_cast<std::int64_t>(task.shape.row_elements) - at_element;
-        begin[u] = at_element < 0 ? before : 0;
-        end[u] = left < count ? static_cast<int>(left) : count;
-        to[u] = row + at_element * target_size;
-        if (begin[u] < end[u]) {
-            prefetch_in_part(to[u] + begin[u] * target_size, row,
-                             row + std::int64_t{task.shape.row_elements} * target_size);
-        }
-        const std::byte* from =
-            task.source.row(at, task.shape.outer_axes) + at_element * source_size;
-        load_group<source_size, count>(from, source_size, task.width, begin[u], end[u], values[u]);
     }
+    if constexpr (LeavesGaps) load_groups<source_size, count>(at, task.width, values);
     LATPAR_UNROLL
     for (std::uint32_t u = 0; u < items; ++u) {
         group out;
@@ -241,32 +300,41 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
                 out.words[e / 2] = Change::two(first_bits, second_bits);
             }
         }
-        store_group<target_size, count>(to[u], target_size, count, begin[u], end[u], out);
+        store_group<target_size, count>(at[u].to, target_size, count, at[u].begin, at[u].end, out);
+    }
+}
+
+template <bool LeavesGaps>
+LATPAR_DEVICE void copy_groups_of(const copy_task& task, std::uint32_t first) {
+    const dtype from = task.source_type;
+    const dtype to = task.target_type;
+    if (from == to) {
+        if (from == dtype::f32) {
+            copy_groups<moved<4>, LeavesGaps>(task, first);
+        } else {
+            copy_groups<moved<2>, LeavesGaps>(task, first);
+        }
+    } else if (from == dtype::f32) {
+        if (to == dtype::bf16) {
+            copy_groups<converted<float, bfloat16>, LeavesGaps>(task, first);
+        } else {
+            copy_groups<converted<float, float16>, LeavesGaps>(task, first);
+        }
+    } else if (from == dtype::bf16) {
+        copy_groups<converted<bfloat16, float>, LeavesGaps>(task, first);
+    } else {
+        copy_groups<converted<float16, float>, LeavesGaps>(task, first);
     }
 }
 
 /// The share of one thread of one tile of a task that copies.
 LATPAR_DEVICE void copy_share(const copy_task& task, std::uint32_t first) {
-    const dtype from = task.source_type;
-    const dtype to = task.target_type;
     if (task.width == 0) {
         copy_elements(task, first);
-    } else if (from == to) {
-        if (from == dtype::f32) {
-            copy_groups<moved<4>>(task, first);
-        } else {
-            copy_groups<moved<2>>(task, first);
-        }
-    } else if (from == dtype::f32) {
-        if (to == dtype::bf16) {
-            copy_groups<converted<float, bfloat16>>(task, first);
-        } else {
-            copy_groups<converted<float, float16>>(task, first);
-        }
-    } else if (from == dtype::bf16) {
-        copy_groups<converted<bfloat16, float>>(task, first);
+    } else if (task.leaves_gaps) {
+        copy_groups_of<true>(task, first);
     } else {
-        copy_groups<converted<float16, float>>(task, first);
+        copy_groups_of<false>(task, first);
     }
 }
 
@@ -275,9 +343,9 @@ LATPAR_DEVICE void round_share(const copy_task& task, std::uint32_t first) {
     if (task.width == 0) {
         copy_elements(task, first);
     } else if (task.via == dtype::bf16) {
-        copy_groups<rounded<bfloat16>>(task, first);
+        copy_groups<rounded<bfloat16>, false>(task, first);
     } else {
-        copy_groups<rounded<float16>>(task, first);
+        copy_groups<rounded<float16>, false>(task, first);
     }
 }
 

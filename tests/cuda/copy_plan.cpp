@@ -62,6 +62,73 @@ TEST_CASE("copies of boxes take the widest accesses that there are") {
     CHECK(widened.shape.items == 16 * 21 * 60 * 13);
 }
 
+TEST_CASE("copies know whether rows leave sectors in part") {
+    const std::array<index_t, 5> whole{1, 16, 21, 60, 104};
+    const auto leaves_gaps = [&](dtype to, index_t columns, std::uintptr_t target,
+                                 const std::array<index_t, 5>& into) {
+        return task_of(dtype::f32, to, {1, 16, 21, 60, columns}, {1, 16, 21, 60, columns}, into,
+                       4096, 8192 + target)
+            .leaves_gaps;
+    };
+    CHECK_FALSE(leaves_gaps(dtype::f32, 56, 0, whole));
+    CHECK_FALSE(leaves_gaps(dtype::f32, 56, 96, whole));
+    CHECK(leaves_gaps(dtype::f32, 56, 16, whole));
+    CHECK(leaves_gaps(dtype::f32, 60, 0, whole));
+    CHECK(leaves_gaps(dtype::f32, 103, 0, whole));
+    CHECK_FALSE(leaves_gaps(dtype::bf16, 48, 0, {1, 16, 21, 60, 112}));
+    CHECK(leaves_gaps(dtype::bf16, 48, 0, whole));
+    CHECK(leaves_gaps(dtype::bf16, 56, 0, {1, 16, 21, 60, 112}));
+    // Rows that touch fill every sector but the ends of it all.
+    CHECK_FALSE(leaves_gaps(dtype::f32, 51, 0, {1, 16, 21, 60, 51}));
+    CHECK_FALSE(leaves_gaps(dtype::bf16, 51, 2, {1, 16, 21, 60, 51}));
+    // A part along H of a tensor is runs of many rows.
+    CHECK_FALSE(task_of(dtype::f32, dtype::f32, {1, 16, 21, 30, 104}, {1, 16, 21, 30, 104}, whole)
+                    .leaves_gaps);
+    // What is rounded in place is read.
+    const latent_view values{reinterpret_cast<std::byte*>(8192),
+                             {1, 1, 1, 4, 5},
+                             dense_strides(whole),
+                             dtype::f32,
+                             memory_space::cuda};
+    CHECK_FALSE(plan_copy(values, values, dtype::bf16).leaves_gaps);
+}
+
+TEST_CASE("each sector that a row fills in part is asked for once, and no other") {
+    const auto check = []<class Source, class Target>(Source, Target) {
+        constexpr index_t size = sizeof(Target);
+        int different = 0;
+        for (index_t length = 2; length <= 70; ++length) {
+            for (index_t skip = 0; skip < sector_bytes / size; ++skip) {
+                const auto row = static_cast<std::uintptr_t>(8192 + skip * size);
+                const copy_task task = task_of(
+                    std::is_same_v<Source, float> ? dtype::f32 : dtype::bf16,
+                    std::is_same_v<Target, float> ? dtype::f32 : dtype::bf16, {1, 1, 1, 3, length},
+                    {1, 1, 1, 3, length}, {1, 1, 1, 3, 1000}, 4096, row);
+                std::vector<std::uintptr_t> asked;
+                for (std::uint32_t item = 0; item < task.shape.items; ++item) {
+                    const sector_request sector =
+                        sector_of<size>(task, place_of<sizeof(Source), size>(task, item));
+                    if (sector.is_wanted) asked.push_back(sector.at);
+                }
+                std::vector<std::uintptr_t> expected;
+                for (std::uintptr_t r = 0; r < 3; ++r) {
+                    const std::uintptr_t begin = row + r * 1000 * size;
+                    const std::uintptr_t end = begin + static_cast<std::uintptr_t>(length * size);
+                    for (std::uintptr_t s = begin / 32 * 32; s < end; s += 32) {
+                        if (s < begin || s + 32 > end) expected.push_back(s);
+                    }
+                }
+                different += asked != expected;
+            }
+        }
+        return different;
+    };
+    CHECK(check(float{}, float{}) == 0);
+    CHECK(check(bfloat16{}, float{}) == 0);
+    CHECK(check(float{}, bfloat16{}) == 0);
+    CHECK(check(bfloat16{}, bfloat16{}) == 0);
+}
+
 TEST_CASE("rows of every length and alignment are copied whole, and nothing beside them") {
     constexpr std::array types{dtype::f32, dtype::bf16, dtype::f16};
     std::vector<std::byte> source(4096);
