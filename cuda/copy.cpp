@@ -32,7 +32,7 @@ copy_task plan_copy(const const_latent_view& source, const latent_view& target, 
     // place is read anyway.
     const index_t row_bytes = index_t{out.shape.row_elements} * target_size;
     const int sector = sector_bytes / static_cast<int>(target_size);
-    out.leaves_gaps =
+    out.fetches_parts =
         via == dtype::f32 && out.shape.outer_axes > 0 && out.target.outer[0] != row_bytes &&
         (row_bytes % sector_bytes != 0 || access_width(out.target, target_size, sector) != sector);
     // An item begins at a multiple of `count` elements of the target; whatever source and target

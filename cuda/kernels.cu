@@ -92,6 +92,15 @@ __global__ void __launch_bounds__(block_threads, 4)
     }
 }
 
+/// Whether an address is in memory of the current device, and not of a peer or of the host.
+bool is_own(const std::byte* at) {
+    int device = 0;
+    cudaPointerAttributes found{};
+    check(cudaGetDevice(&device), "asking for the current device");
+    check(cudaPointerGetAttributes(&found, at), "asking whose an address is");
+    return found.type == cudaMemoryTypeDevice && found.device == device;
+}
+
 auto copy_launch(stream_ref stream, const char* what) {
     return [stream, what]<int Capacity>(const copy_batch<Capacity>& batch) {
         launch(copy_kernel<Capacity>, batch.blocks(), stream, what, batch);
@@ -115,14 +124,14 @@ void kernels::copy(const_latent_view source, latent_view target, stream_ref stre
     kernel::detail::check_copy(source, target, space());
     if (kernel::detail::is_same_memory(source, target)) return;
     const kernel::copy_pair pair{source, target};
-    run_copies({&pair, 1}, copy_launch(stream, "copy"));
+    run_copies({&pair, 1}, is_own, copy_launch(stream, "copy"));
 }
 
 void kernels::copy_all(std::span<const kernel::copy_pair> copies, stream_ref stream) const {
     for (const kernel::copy_pair& c : copies) {
         kernel::detail::check_copy(c.source, c.target, space());
     }
-    run_copies(copies, copy_launch(stream, "copy_all"));
+    run_copies(copies, is_own, copy_launch(stream, "copy_all"));
 }
 
 void kernels::round(latent_view values, dtype type, stream_ref stream) const {

@@ -21,23 +21,24 @@ struct copy_task {
     dtype via = dtype::f32;      ///< what a value is rounded to on its way, when rounding
     std::uint8_t width = 0;      ///< elements of one load; 0: an item is a single element
     bool rows_are_even = false;  ///< every row begins at a multiple of the access
-    /// Rows begin or end within sectors, and others do not go on there: those sectors are asked for.
-    bool leaves_gaps = false;
+    /// Sectors of the target that a row fills in part, and no other row, are asked for. Only of the
+    /// device's own memory: asking for a peer's takes the more time, some 20 ns each.
+    bool fetches_parts = false;
 };
 
 /// Items of a thread, all loaded before the first is stored: as many as are 64 bytes to load; and
 /// two where sectors are asked for, which is faster than one or four.
 [[nodiscard]] constexpr LATPAR_DEVICE std::uint32_t copy_items(index_t source_size,
                                                                index_t target_size,
-                                                               bool leaves_gaps = false) {
-    return leaves_gaps || source_size > target_size ? 2 : 4;
+                                                               bool fetches_parts = false) {
+    return fetches_parts || source_size > target_size ? 2 : 4;
 }
 
 /// Items of a block.
 [[nodiscard]] LATPAR_DEVICE std::uint32_t copy_tile(const copy_task& task) {
     const bool narrows =
         task.width > 0 && task.source_type == dtype::f32 && task.target_type != dtype::f32;
-    return (narrows ? copy_items(4, 2) : copy_items(4, 4, task.leaves_gaps)) * block_threads;
+    return (narrows ? copy_items(4, 2) : copy_items(4, 4, task.fetches_parts)) * block_threads;
 }
 
 /// Several copies in one launch: as much as fits the parameters of a kernel.
@@ -65,14 +66,15 @@ struct copy_batch {
     return 16 / static_cast<int>(target_size);
 }
 
-/// The task of copying or, with `via`, of rounding. The views are checked and no larger than
-/// `max_positions`.
+/// The task of copying or, with `via`, of rounding, within memory of one device. The views are
+/// checked and no larger than `max_positions`.
 [[nodiscard]] copy_task plan_copy(const const_latent_view& source, const latent_view& target,
                                   dtype via);
 
 /// Calls launch(batch) for the copies, in batches of at most `Capacity`.
-template <int Capacity, class Launch>
-void run_batches(std::span<const kernel::copy_pair> copies, Launch& launch, index_t limit) {
+template <int Capacity, class IsOwn, class Launch>
+void run_batches(std::span<const kernel::copy_pair> copies, const IsOwn& is_own, Launch& launch,
+                 index_t limit) {
     // Tiles are counted in 32 bits: a batch holds at most 128 * 2^30 / 512 of them.
     copy_batch<Capacity> batch;
     const auto flush = [&] {
@@ -86,6 +88,7 @@ void run_batches(std::span<const kernel::copy_pair> copies, Launch& launch, inde
             copy_task& task = batch.tasks[batch.count];
             task = plan_copy(block_of(c.source, origin, extents),
                              block_of(c.target, origin, extents), dtype::f32);
+            task.fetches_parts = task.fetches_parts && is_own(c.target.data);
             batch.first_tile[batch.count] = batch.tiles;
             ++batch.count;
             batch.tiles += (task.shape.items + copy_tile(task) - 1) / copy_tile(task);
@@ -94,16 +97,17 @@ void run_batches(std::span<const kernel::copy_pair> copies, Launch& launch, inde
     flush();
 }
 
-/// Calls launch(batch) for the copies, in batches that are no larger than need be.
-template <class Launch>
-void run_copies(std::span<const kernel::copy_pair> copies, Launch&& launch,
+/// Calls launch(batch) for the copies, in batches that are no larger than need be; is_own(data)
+/// says whether the device has a target in its own memory.
+template <class IsOwn, class Launch>
+void run_copies(std::span<const kernel::copy_pair> copies, const IsOwn& is_own, Launch&& launch,
                 index_t limit = max_positions) {
     if (copies.size() <= 1) {
-        run_batches<1>(copies, launch, limit);
+        run_batches<1>(copies, is_own, launch, limit);
     } else if (copies.size() <= 16) {
-        run_batches<16>(copies, launch, limit);
+        run_batches<16>(copies, is_own, launch, limit);
     } else {
-        run_batches<128>(copies, launch, limit);
+        run_batches<128>(copies, is_own, launch, limit);
     }
 }
 
@@ -266,18 +270,18 @@ LATPAR_DEVICE void load_groups(const copy_place (&at)[Items], int width, group (
 }
 
 /// Groups of neighbours.
-template <class Change, bool LeavesGaps>
+template <class Change, bool FetchesParts>
 LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
     constexpr int source_size = Change::source_size;
     constexpr int target_size = Change::target_size;
     constexpr int count = copy_group(target_size);
-    constexpr std::uint32_t items = copy_items(source_size, target_size, LeavesGaps);
+    constexpr std::uint32_t items = copy_items(source_size, target_size, FetchesParts);
     group values[items];
     copy_place at[items];
     LATPAR_UNROLL
     for (std::uint32_t u = 0; u < items; ++u) {
         at[u] = place_of<source_size, target_size>(task, first + u * block_threads);
-        if constexpr (LeavesGaps) {
+        if constexpr (FetchesParts) {
             const sector_request sector = sector_of<target_size>(task, at[u]);
             prefetch_sector(sector.at, sector.is_wanted);
         } else {
@@ -285,7 +289,7 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
                                            at[u].end, values[u]);
         }
     }
-    if constexpr (LeavesGaps) load_groups<source_size, count>(at, task.width, values);
+    if constexpr (FetchesParts) load_groups<source_size, count>(at, task.width, values);
     LATPAR_UNROLL
     for (std::uint32_t u = 0; u < items; ++u) {
         group out;
@@ -304,26 +308,26 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
     }
 }
 
-template <bool LeavesGaps>
+template <bool FetchesParts>
 LATPAR_DEVICE void copy_groups_of(const copy_task& task, std::uint32_t first) {
     const dtype from = task.source_type;
     const dtype to = task.target_type;
     if (from == to) {
         if (from == dtype::f32) {
-            copy_groups<moved<4>, LeavesGaps>(task, first);
+            copy_groups<moved<4>, FetchesParts>(task, first);
         } else {
-            copy_groups<moved<2>, LeavesGaps>(task, first);
+            copy_groups<moved<2>, FetchesParts>(task, first);
         }
     } else if (from == dtype::f32) {
         if (to == dtype::bf16) {
-            copy_groups<converted<float, bfloat16>, LeavesGaps>(task, first);
+            copy_groups<converted<float, bfloat16>, FetchesParts>(task, first);
         } else {
-            copy_groups<converted<float, float16>, LeavesGaps>(task, first);
+            copy_groups<converted<float, float16>, FetchesParts>(task, first);
         }
     } else if (from == dtype::bf16) {
-        copy_groups<converted<bfloat16, float>, LeavesGaps>(task, first);
+        copy_groups<converted<bfloat16, float>, FetchesParts>(task, first);
     } else {
-        copy_groups<converted<float16, float>, LeavesGaps>(task, first);
+        copy_groups<converted<float16, float>, FetchesParts>(task, first);
     }
 }
 
@@ -331,7 +335,7 @@ LATPAR_DEVICE void copy_groups_of(const copy_task& task, std::uint32_t first) {
 LATPAR_DEVICE void copy_share(const copy_task& task, std::uint32_t first) {
     if (task.width == 0) {
         copy_elements(task, first);
-    } else if (task.leaves_gaps) {
+    } else if (task.fetches_parts) {
         copy_groups_of<true>(task, first);
     } else {
         copy_groups_of<false>(task, first);

@@ -62,35 +62,35 @@ TEST_CASE("copies of boxes take the widest accesses that there are") {
     CHECK(widened.shape.items == 16 * 21 * 60 * 13);
 }
 
-TEST_CASE("copies know whether rows leave sectors in part") {
+TEST_CASE("copies ask for sectors where rows leave some in part") {
     const std::array<index_t, 5> whole{1, 16, 21, 60, 104};
-    const auto leaves_gaps = [&](dtype to, index_t columns, std::uintptr_t target,
-                                 const std::array<index_t, 5>& into) {
+    const auto fetches_parts = [&](dtype to, index_t columns, std::uintptr_t target,
+                                   const std::array<index_t, 5>& into) {
         return task_of(dtype::f32, to, {1, 16, 21, 60, columns}, {1, 16, 21, 60, columns}, into,
                        4096, 8192 + target)
-            .leaves_gaps;
+            .fetches_parts;
     };
-    CHECK_FALSE(leaves_gaps(dtype::f32, 56, 0, whole));
-    CHECK_FALSE(leaves_gaps(dtype::f32, 56, 96, whole));
-    CHECK(leaves_gaps(dtype::f32, 56, 16, whole));
-    CHECK(leaves_gaps(dtype::f32, 60, 0, whole));
-    CHECK(leaves_gaps(dtype::f32, 103, 0, whole));
-    CHECK_FALSE(leaves_gaps(dtype::bf16, 48, 0, {1, 16, 21, 60, 112}));
-    CHECK(leaves_gaps(dtype::bf16, 48, 0, whole));
-    CHECK(leaves_gaps(dtype::bf16, 56, 0, {1, 16, 21, 60, 112}));
+    CHECK_FALSE(fetches_parts(dtype::f32, 56, 0, whole));
+    CHECK_FALSE(fetches_parts(dtype::f32, 56, 96, whole));
+    CHECK(fetches_parts(dtype::f32, 56, 16, whole));
+    CHECK(fetches_parts(dtype::f32, 60, 0, whole));
+    CHECK(fetches_parts(dtype::f32, 103, 0, whole));
+    CHECK_FALSE(fetches_parts(dtype::bf16, 48, 0, {1, 16, 21, 60, 112}));
+    CHECK(fetches_parts(dtype::bf16, 48, 0, whole));
+    CHECK(fetches_parts(dtype::bf16, 56, 0, {1, 16, 21, 60, 112}));
     // Rows that touch fill every sector but the ends of it all.
-    CHECK_FALSE(leaves_gaps(dtype::f32, 51, 0, {1, 16, 21, 60, 51}));
-    CHECK_FALSE(leaves_gaps(dtype::bf16, 51, 2, {1, 16, 21, 60, 51}));
+    CHECK_FALSE(fetches_parts(dtype::f32, 51, 0, {1, 16, 21, 60, 51}));
+    CHECK_FALSE(fetches_parts(dtype::bf16, 51, 2, {1, 16, 21, 60, 51}));
     // A part along H of a tensor is runs of many rows.
     CHECK_FALSE(task_of(dtype::f32, dtype::f32, {1, 16, 21, 30, 104}, {1, 16, 21, 30, 104}, whole)
-                    .leaves_gaps);
+                    .fetches_parts);
     // What is rounded in place is read.
     const latent_view values{reinterpret_cast<std::byte*>(8192),
                              {1, 1, 1, 4, 5},
                              dense_strides(whole),
                              dtype::f32,
                              memory_space::cuda};
-    CHECK_FALSE(plan_copy(values, values, dtype::bf16).leaves_gaps);
+    CHECK_FALSE(plan_copy(values, values, dtype::bf16).fetches_parts);
 }
 
 TEST_CASE("each sector that a row fills in part is asked for once, and no other") {

@@ -36,7 +36,7 @@ struct emulated_kernels {
             if (!k::is_same_memory(c.source, c.target)) moving.push_back(c);
         }
         latpar::cuda::detail::run_copies(
-            moving,
+            moving, [](const std::byte*) { return true; },
             [&](const auto& batch) {
                 count();
                 for (std::uint32_t block = 0; block < batch.blocks(); ++block) {
