@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(block_threads, 4)
     }
 }
 
-/// Whether an address is in memory of the current device, and not of a peer or of the host.
+/// Whether an address is in memory of the current device, and not of the host or of a peer, unless
+/// that is another process's.
 bool is_own(const std::byte* at) {
     int device = 0;
     cudaPointerAttributes found{};
@@ -123,15 +124,14 @@ void launch_stitch(const stitch_job& job, stream_ref stream, const char* what) {
 void kernels::copy(const_latent_view source, latent_view target, stream_ref stream) const {
     kernel::detail::check_copy(source, target, space());
     if (kernel::detail::is_same_memory(source, target)) return;
-    const kernel::copy_pair pair{source, target};
-    run_copies({&pair, 1}, is_own, copy_launch(stream, "copy"));
+    run_copy({source, target}, is_own, copy_launch(stream, "copy"));
 }
 
 void kernels::copy_all(std::span<const kernel::copy_pair> copies, stream_ref stream) const {
     for (const kernel::copy_pair& c : copies) {
         kernel::detail::check_copy(c.source, c.target, space());
     }
-    run_copies(copies, is_own, copy_launch(stream, "copy_all"));
+    run_copies(copies, copy_launch(stream, "copy_all"));
 }
 
 void kernels::round(latent_view values, dtype type, stream_ref stream) const {

@@ -97,11 +97,21 @@ void run_batches(std::span<const kernel::copy_pair> copies, const IsOwn& is_own,
     flush();
 }
 
-/// Calls launch(batch) for the copies, in batches that are no larger than need be; is_own(data)
-/// says whether the device has a target in its own memory.
+/// Calls launch(batch) for one copy; is_own(data) says whether its target is in the device's own
+/// memory.
 template <class IsOwn, class Launch>
-void run_copies(std::span<const kernel::copy_pair> copies, const IsOwn& is_own, Launch&& launch,
+void run_copy(const kernel::copy_pair& pair, const IsOwn& is_own, Launch&& launch,
+              index_t limit = max_positions) {
+    run_batches<1>({&pair, 1}, is_own, launch, limit);
+}
+
+/// Calls launch(batch) for copies to wherever the device reaches, in batches that are no larger
+/// than need be.
+template <class Launch>
+void run_copies(std::span<const kernel::copy_pair> copies, Launch&& launch,
                 index_t limit = max_positions) {
+    // What it reaches in another process's memory is its own by all that CUDA says.
+    const auto is_own = [](const std::byte*) { return false; };
     if (copies.size() <= 1) {
         run_batches<1>(copies, is_own, launch, limit);
     } else if (copies.size() <= 16) {
@@ -332,11 +342,12 @@ LATPAR_DEVICE void copy_groups_of(const copy_task& task, std::uint32_t first) {
 }
 
 /// The share of one thread of one tile of a task that copies.
+template <bool MayFetch>
 LATPAR_DEVICE void copy_share(const copy_task& task, std::uint32_t first) {
     if (task.width == 0) {
         copy_elements(task, first);
-    } else if (task.fetches_parts) {
-        copy_groups_of<true>(task, first);
+    } else if (MayFetch && task.fetches_parts) {
+        copy_groups_of<MayFetch>(task, first);
     } else {
         copy_groups_of<false>(task, first);
     }
@@ -373,7 +384,8 @@ LATPAR_DEVICE void copy_batch_share(const copy_batch<Capacity>& batch, std::uint
             }
         }
     }
-    copy_share(batch.tasks[k], (tile - batch.first_tile[k]) * copy_tile(batch.tasks[k]) + thread);
+    copy_share<Capacity == 1>(batch.tasks[k],
+                              (tile - batch.first_tile[k]) * copy_tile(batch.tasks[k]) + thread);
 }
 
 }  // namespace latpar::inline v0::cuda::detail

@@ -22,9 +22,12 @@ struct emulated_kernels {
     [[nodiscard]] latpar::memory_space space() const noexcept { return latpar::memory_space::host; }
 
     void copy(latpar::const_latent_view source, latpar::latent_view target,
-              latpar::stream_ref stream = {}) const {
-        const latpar::kernel::copy_pair pair{source, target};
-        copy_all({&pair, 1}, stream);
+              latpar::stream_ref = {}) const {
+        latpar::kernel::detail::check_copy(source, target, space());
+        if (latpar::kernel::detail::is_same_memory(source, target)) return;
+        latpar::cuda::detail::run_copy(
+            {source, target}, [](const std::byte*) { return true; },
+            [&](const auto& batch) { run_batch(batch); }, limit);
     }
 
     void copy_all(std::span<const latpar::kernel::copy_pair> copies,
@@ -36,16 +39,7 @@ struct emulated_kernels {
             if (!k::is_same_memory(c.source, c.target)) moving.push_back(c);
         }
         latpar::cuda::detail::run_copies(
-            moving, [](const std::byte*) { return true; },
-            [&](const auto& batch) {
-                count();
-                for (std::uint32_t block = 0; block < batch.blocks(); ++block) {
-                    for (std::uint32_t t = 0; t < latpar::cuda::detail::block_threads; ++t) {
-                        latpar::cuda::detail::copy_batch_share(batch, block, t);
-                    }
-                }
-            },
-            limit);
+            moving, [&](const auto& batch) { run_batch(batch); }, limit);
     }
 
     void round(latpar::latent_view values, latpar::dtype type, latpar::stream_ref = {}) const {
@@ -143,6 +137,16 @@ struct emulated_kernels {
     }
 
 private:
+    template <int Capacity>
+    void run_batch(const latpar::cuda::detail::copy_batch<Capacity>& batch) const {
+        count();
+        for (std::uint32_t block = 0; block < batch.blocks(); ++block) {
+            for (std::uint32_t t = 0; t < latpar::cuda::detail::block_threads; ++t) {
+                latpar::cuda::detail::copy_batch_share(batch, block, t);
+            }
+        }
+    }
+
     void run_stitch(const latpar::cuda::detail::stitch_job& job) const {
         latpar::cuda::detail::run_stitch(
             job,
