@@ -31,6 +31,4 @@ latpar_setup_library(latpar_cuda)
 target_link_libraries(latpar_cuda PUBLIC latpar::latpar PRIVATE CUDA::cudart_static)
 target_compile_options(latpar_cuda PRIVATE
     # No contraction, as on the host; and its conversions, which are constexpr, serve the device.
-    $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false --expt-relaxed-constexpr>
-    # A view of const bytes does not convert to itself, and is not meant to.
-    $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=554>)
+    $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false --expt-relaxed-constexpr>)

@@ -38,8 +38,10 @@ struct basic_elements {
                         view.strides[0], " elements; pack it first");
     }
 
-    // NOLINTNEXTLINE(google-explicit-constructor): elements that may be written may be read.
-    operator basic_elements<const std::byte>() const noexcept requires(!std::is_const_v<Byte>) {
+    /// Elements that may be written may be read. (A template, as the operator of basic_view.)
+    template <class To>
+    requires(!std::is_const_v<Byte> && std::is_same_v<To, basic_elements<const std::byte>>)
+    operator To() const noexcept {  // NOLINT(google-explicit-constructor)
         basic_elements<const std::byte> out;
         out.data = data;
         out.count = count;

@@ -2,6 +2,10 @@
 // Element types: their names, sizes and conversions.
 #pragma once
 
+#if __cplusplus < 202002L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 202002L)
+#error "latpar is C++20: compile with -std=c++20 or later, CUDA sources too"
+#endif
+
 #include <latpar/core/error.hpp>
 
 #include <bit>

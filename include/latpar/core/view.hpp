@@ -63,8 +63,11 @@ struct basic_view {
         return reinterpret_cast<element*>(data);
     }
 
-    // NOLINTNEXTLINE(google-explicit-constructor): a view to mutable memory is a view to const.
-    operator basic_view<const std::byte, Rank>() const noexcept requires(!std::is_const_v<Byte>) {
+    /// A view to mutable memory is a view to const. (A template, since nvcc warns of a plain operator
+    /// where its constraint excludes it.)
+    template <class To>
+    requires(!std::is_const_v<Byte> && std::is_same_v<To, basic_view<const std::byte, Rank>>)
+    operator To() const noexcept {  // NOLINT(google-explicit-constructor)
         return {data, extents, strides, type, space};
     }
 };

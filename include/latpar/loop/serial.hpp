@@ -152,7 +152,7 @@ private:
     void make_step(const Noise& noise, stream_ref stream) {
         const request next = next_request(stream);
         if constexpr (requires(const Schedule& schedule, const step_state& state) {
-                          requires Kernels::prefers_fewer_passes;
+                          requires(bool{Kernels::prefers_fewer_passes});
                           schedule.step(step_, state, model_->parts_of(next.z, next.info, stream),
                                         stepper_.kernels(), stream);
                       }) {
