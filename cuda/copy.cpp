@@ -28,13 +28,15 @@ copy_task plan_copy(const const_latent_view& source, const latent_view& target, 
     const int count = copy_group(target_size);
     out.rows_are_even = access_width(out.target, target_size, count) == count;
     out.shape = shape_of(axes, count, out.rows_are_even ? 0 : count - 1);
-    // Axes lie in rising order: rows that touch fill the sectors between them. What is rounded in
-    // place is read anyway.
+    // Axes lie in rising order: rows that touch fill the sectors between them. In long rows little
+    // is gained and, from narrower types, some lost. What is rounded in place is read anyway.
+    constexpr index_t longest = 2048;
     const index_t row_bytes = index_t{out.shape.row_elements} * target_size;
     const int sector = sector_bytes / static_cast<int>(target_size);
-    out.fetches_parts =
-        via == dtype::f32 && out.shape.outer_axes > 0 && out.target.outer[0] != row_bytes &&
-        (row_bytes % sector_bytes != 0 || access_width(out.target, target_size, sector) != sector);
+    const bool fill_sectors =
+        row_bytes % sector_bytes == 0 && access_width(out.target, target_size, sector) == sector;
+    const bool touch = out.shape.outer_axes == 0 || out.target.outer[0] == row_bytes;
+    out.fetches_parts = via == dtype::f32 && row_bytes <= longest && !touch && !fill_sectors;
     // An item begins at a multiple of `count` elements of the target; whatever source and target
     // are apart, from row to row too, limits a load.
     const auto element = [](const std::byte* data, index_t size) {

@@ -5,15 +5,6 @@
 #include <latpar/cuda/device.hpp>
 
 namespace latpar::inline v0::cuda {
-namespace {
-
-bool on_device(const void* memory) {
-    cudaPointerAttributes attributes{};
-    detail::check(cudaPointerGetAttributes(&attributes, memory), "asking where memory lies");
-    return attributes.type == cudaMemoryTypeDevice;
-}
-
-}  // namespace
 
 int device_count() noexcept {
     int count = 0;
@@ -46,7 +37,7 @@ void copy_bytes(void* target, const void* source, index_t bytes, stream_ref stre
     detail::check(cudaMemcpyAsync(target, source, static_cast<std::size_t>(bytes),
                                   cudaMemcpyDefault, detail::native(stream)),
                   "copying ", bytes, " bytes");
-    if (on_device(target) && on_device(source)) return;
+    if (detail::device_of(target) >= 0 && detail::device_of(source) >= 0) return;
     detail::check(cudaStreamSynchronize(detail::native(stream)), "copying ", bytes, " bytes");
 }
 

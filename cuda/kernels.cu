@@ -6,6 +6,7 @@
 #include "detail/merge.hpp"
 #include "detail/stitch.hpp"
 
+#include <latpar/cuda/device.hpp>
 #include <latpar/cuda/kernels.hpp>
 
 #include <kernel/check.hpp>
@@ -20,15 +21,10 @@ static_assert(sizeof(copy_batch<128>) <= 32764 && sizeof(large_stitch) <= 32764)
 // Weights are staged in fours.
 static_assert(small_stitch::max_weights % 4 == 0 && large_stitch::max_weights % 4 == 0);
 
-/// Blocks that a multiprocessor is to hold: what keeps enough loads in flight.
-constexpr int copy_blocks(int capacity) {
-    return capacity == 1 ? 6 : 5;
-}
-
-template <int Capacity>
-__global__ void __launch_bounds__(block_threads, copy_blocks(Capacity))
+template <int Capacity, bool FetchesParts>
+__global__ void __launch_bounds__(block_threads)
     copy_kernel(const __grid_constant__ copy_batch<Capacity> batch) {
-    copy_batch_share(batch, blockIdx.x, threadIdx.x);
+    copy_batch_share<FetchesParts>(batch, blockIdx.x, threadIdx.x);
 }
 
 __global__ void __launch_bounds__(block_threads)
@@ -53,7 +49,7 @@ __global__ void __launch_bounds__(block_threads)
                             blockIdx.x * combination_items(Rows) * block_threads + threadIdx.x);
 }
 
-/// The same.
+/// Blocks that a multiprocessor is to hold: what keeps enough loads in flight.
 constexpr int stitch_blocks(int rows, bool cuts_rows) {
     if (rows == 0 || (rows == 1 && !cuts_rows)) return 4;
     return rows <= 2 ? 3 : 1;
@@ -92,19 +88,16 @@ __global__ void __launch_bounds__(block_threads, 4)
     }
 }
 
-/// Whether an address is in memory of the current device, and not of the host or of a peer, unless
-/// that is another process's.
+/// Whether memory is of the current device, or of another process.
 bool is_own(const std::byte* at) {
-    int device = 0;
-    cudaPointerAttributes found{};
-    check(cudaGetDevice(&device), "asking for the current device");
-    check(cudaPointerGetAttributes(&found, at), "asking whose an address is");
-    return found.type == cudaMemoryTypeDevice && found.device == device;
+    return device_of(at) == current_device();
 }
 
 auto copy_launch(stream_ref stream, const char* what) {
     return [stream, what]<int Capacity>(const copy_batch<Capacity>& batch) {
-        launch(copy_kernel<Capacity>, batch.blocks(), stream, what, batch);
+        visit_fetching(batch, [&]<bool FetchesParts>() {
+            launch(copy_kernel<Capacity, FetchesParts>, batch.blocks(), stream, what, batch);
+        });
     };
 }
 

@@ -23,6 +23,14 @@ void check(cudaError_t status, const Doing&... doing) {
     return static_cast<cudaStream_t>(stream.handle);
 }
 
+/// The device that memory is of; -1 for memory of the host, managed or not. Memory that another
+/// process shares counts as the current device's, wherever it lies. Errors: device_error.
+[[nodiscard]] inline int device_of(const void* memory) {
+    cudaPointerAttributes found{};
+    check(cudaPointerGetAttributes(&found, memory), "asking where memory lies");
+    return found.type == cudaMemoryTypeDevice ? found.device : -1;
+}
+
 /// Makes a device current for a scope.
 class device_scope {
 public:

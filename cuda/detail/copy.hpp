@@ -21,8 +21,8 @@ struct copy_task {
     dtype via = dtype::f32;      ///< what a value is rounded to on its way, when rounding
     std::uint8_t width = 0;      ///< elements of one load; 0: an item is a single element
     bool rows_are_even = false;  ///< every row begins at a multiple of the access
-    /// Sectors of the target that a row fills in part, and no other row, are asked for. Only of the
-    /// device's own memory: asking for a peer's takes the more time, some 20 ns each.
+    /// Each row asks for the sectors of the target that it fills in part. Only in the device's own
+    /// memory: asking for a peer's takes more time than it saves, some 20 ns each.
     bool fetches_parts = false;
 };
 
@@ -60,6 +60,18 @@ struct copy_batch {
     }
     [[nodiscard]] std::uint32_t blocks() const { return runs * tiles_per_run(); }
 };
+
+/// Calls f.template operator()<FetchesParts>() as the one copy of a batch does; several never ask.
+template <int Capacity, class F>
+void visit_fetching(const copy_batch<Capacity>& batch, F&& f) {
+    if constexpr (Capacity == 1) {
+        if (batch.tasks[0].fetches_parts) {
+            f.template operator()<true>();
+            return;
+        }
+    }
+    f.template operator()<false>();
+}
 
 /// Elements of an item: 16 bytes of the target, for a store of half a sector costs as much.
 [[nodiscard]] constexpr int copy_group(index_t target_size) noexcept {
@@ -110,7 +122,7 @@ void run_copy(const kernel::copy_pair& pair, const IsOwn& is_own, Launch&& launc
 template <class Launch>
 void run_copies(std::span<const kernel::copy_pair> copies, Launch&& launch,
                 index_t limit = max_positions) {
-    // What it reaches in another process's memory is its own by all that CUDA says.
+    // CUDA reports another process's memory as the device's own, so none is asked for.
     const auto is_own = [](const std::byte*) { return false; };
     if (copies.size() <= 1) {
         run_batches<1>(copies, is_own, launch, limit);
@@ -291,6 +303,7 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
     LATPAR_UNROLL
     for (std::uint32_t u = 0; u < items; ++u) {
         at[u] = place_of<source_size, target_size>(task, first + u * block_threads);
+        if (!FetchesParts && at[u].to == nullptr) continue;
         if constexpr (FetchesParts) {
             const sector_request sector = sector_of<target_size>(task, at[u]);
             prefetch_sector(sector.at, sector.is_wanted);
@@ -318,11 +331,14 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
     }
 }
 
+/// The share of one thread of one tile of a task that copies.
 template <bool FetchesParts>
-LATPAR_DEVICE void copy_groups_of(const copy_task& task, std::uint32_t first) {
+LATPAR_DEVICE void copy_share(const copy_task& task, std::uint32_t first) {
     const dtype from = task.source_type;
     const dtype to = task.target_type;
-    if (from == to) {
+    if (task.width == 0) {
+        copy_elements(task, first);
+    } else if (from == to) {
         if (from == dtype::f32) {
             copy_groups<moved<4>, FetchesParts>(task, first);
         } else {
@@ -341,18 +357,6 @@ LATPAR_DEVICE void copy_groups_of(const copy_task& task, std::uint32_t first) {
     }
 }
 
-/// The share of one thread of one tile of a task that copies.
-template <bool MayFetch>
-LATPAR_DEVICE void copy_share(const copy_task& task, std::uint32_t first) {
-    if (task.width == 0) {
-        copy_elements(task, first);
-    } else if (MayFetch && task.fetches_parts) {
-        copy_groups_of<MayFetch>(task, first);
-    } else {
-        copy_groups_of<false>(task, first);
-    }
-}
-
 /// The same of a task that rounds.
 LATPAR_DEVICE void round_share(const copy_task& task, std::uint32_t first) {
     if (task.width == 0) {
@@ -365,7 +369,7 @@ LATPAR_DEVICE void round_share(const copy_task& task, std::uint32_t first) {
 }
 
 /// The share of one thread of a block of a batch.
-template <int Capacity>
+template <bool FetchesParts, int Capacity>
 LATPAR_DEVICE void copy_batch_share(const copy_batch<Capacity>& batch, std::uint32_t block,
                                     std::uint32_t thread) {
     constexpr std::uint32_t runs = copy_batch<Capacity>::runs;
@@ -384,8 +388,8 @@ LATPAR_DEVICE void copy_batch_share(const copy_batch<Capacity>& batch, std::uint
             }
         }
     }
-    copy_share<Capacity == 1>(batch.tasks[k],
-                              (tile - batch.first_tile[k]) * copy_tile(batch.tasks[k]) + thread);
+    copy_share<FetchesParts>(batch.tasks[k],
+                             (tile - batch.first_tile[k]) * copy_tile(batch.tasks[k]) + thread);
 }
 
 }  // namespace latpar::inline v0::cuda::detail

@@ -26,7 +26,7 @@ namespace latpar::inline v0::cuda::detail {
 /// Threads of every block.
 inline constexpr std::uint32_t block_threads = 256;
 
-/// What memory reads and writes at a time.
+/// What the L2 cache keeps track of: it knows of each sector which bytes it has.
 inline constexpr int sector_bytes = 32;
 
 /// Up to eight neighbouring elements, in registers.
@@ -111,8 +111,8 @@ LATPAR_DEVICE void store_half(std::byte* to, std::uint16_t value) {
 LATPAR_DEVICE void prefetch_sector([[maybe_unused]] std::uintptr_t at,
                                    [[maybe_unused]] bool is_wanted) {
 #ifdef __CUDA_ARCH__
-    // Each is predicated by itself: a branch would part the loads around it. The older one takes
-    // four sectors.
+    // Each is predicated by itself: a branch would part the loads around it. Before sm_90 there is
+    // only one that fetches 128 bytes.
 #if __CUDA_ARCH__ >= 900
     asm volatile(
         "{ .reg .pred p; setp.ne.s32 p, %1, 0; @p cp.async.bulk.prefetch.L2.global [%0], 32; }" ::

@@ -65,10 +65,8 @@ std::byte* base_of(std::byte* memory) {
 
 /// Whether memory is a device's own, as cudaMalloc gives it.
 bool is_of(std::byte* memory, memory_space space, int device) {
-    if (memory == nullptr || space != memory_space::cuda) return false;
-    cudaPointerAttributes found{};
-    check(cudaPointerGetAttributes(&found, memory), "asking whose an address is");
-    return found.type == cudaMemoryTypeDevice && found.device == device;
+    return memory != nullptr && space == memory_space::cuda &&
+           cuda::detail::device_of(memory) == device;
 }
 
 /// What a rank says of the memory that it shares.

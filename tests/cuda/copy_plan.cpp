@@ -81,6 +81,16 @@ TEST_CASE("copies ask for sectors where rows leave some in part") {
     // Rows that touch fill every sector but the ends of it all.
     CHECK_FALSE(fetches_parts(dtype::f32, 51, 0, {1, 16, 21, 60, 51}));
     CHECK_FALSE(fetches_parts(dtype::bf16, 51, 2, {1, 16, 21, 60, 51}));
+    CHECK_FALSE(task_of(dtype::f32, dtype::f32, {1, 16, 21, 60, 51}, whole, {1, 16, 21, 60, 51})
+                    .fetches_parts);
+    // Long rows gain nothing.
+    const auto in_one_axis = [&](index_t columns) {
+        return task_of(dtype::f32, dtype::f32, {1, 1, 1, 3, columns}, {1, 1, 1, 3, columns},
+                       {1, 1, 1, 3, 1000})
+            .fetches_parts;
+    };
+    CHECK(in_one_axis(511));
+    CHECK_FALSE(in_one_axis(513));
     // A part along H of a tensor is runs of many rows.
     CHECK_FALSE(task_of(dtype::f32, dtype::f32, {1, 16, 21, 30, 104}, {1, 16, 21, 30, 104}, whole)
                     .fetches_parts);
@@ -93,7 +103,31 @@ TEST_CASE("copies ask for sectors where rows leave some in part") {
     CHECK_FALSE(plan_copy(values, values, dtype::bf16).fetches_parts);
 }
 
-TEST_CASE("each sector that a row fills in part is asked for once, and no other") {
+TEST_CASE("one copy asks for sectors of the device's own memory, several never do") {
+    const latent source({1, 1, 2, 3, 60});
+    latent target({1, 1, 2, 3, 104});
+    const kernel::copy_pair pair{source.view(), subview(target.view(), {{0, 0, 22}, {2, 3, 60}})};
+    const std::vector<kernel::copy_pair> pairs(17, pair);
+    int asking = 0;
+    std::uint32_t copies = 0;
+    const auto count = [&](const auto& batch) {
+        for (std::uint32_t k = 0; k < batch.count; ++k) asking += batch.tasks[k].fetches_parts;
+        copies += batch.count;
+    };
+    for (const bool is_own : {true, false}) {
+        asking = 0;
+        run_copy(
+            pair, [&](const std::byte*) { return is_own; }, count);
+        CHECK(asking == (is_own ? 1 : 0));
+    }
+    asking = 0;
+    copies = 0;
+    for (const std::size_t n : {1, 2, 17}) run_copies(std::span(pairs).first(n), count);
+    CHECK(copies == 20);
+    CHECK(asking == 0);
+}
+
+TEST_CASE("a row asks once for each sector that it fills in part, and for no other") {
     const auto check = []<class Source, class Target>(Source, Target) {
         constexpr index_t size = sizeof(Target);
         int different = 0;
@@ -153,9 +187,14 @@ TEST_CASE("rows of every length and alignment are copied whole, and nothing besi
                         };
                         const const_latent_view in{source.data() + skip * size_of(from), extents,
                                                    pitched(length + gap), from};
-                        emulated_kernels{}.copy(in, target(got));
                         kernel::reference{}.copy(in, target(expected));
-                        different += got != expected;
+                        for (const bool owns_targets : {true, false}) {
+                            std::ranges::fill(got, std::byte{0x5a});
+                            emulated_kernels kernels;
+                            kernels.owns_targets = owns_targets;
+                            kernels.copy(in, target(got));
+                            different += got != expected;
+                        }
                     }
                 }
             }

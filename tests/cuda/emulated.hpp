@@ -18,6 +18,7 @@
 struct emulated_kernels {
     latpar::index_t limit = latpar::cuda::detail::max_positions;
     int* launches = nullptr;
+    bool owns_targets = true;  ///< as memory of the device is, unlike a peer's
 
     [[nodiscard]] latpar::memory_space space() const noexcept { return latpar::memory_space::host; }
 
@@ -26,7 +27,7 @@ struct emulated_kernels {
         latpar::kernel::detail::check_copy(source, target, space());
         if (latpar::kernel::detail::is_same_memory(source, target)) return;
         latpar::cuda::detail::run_copy(
-            {source, target}, [](const std::byte*) { return true; },
+            {source, target}, [&](const std::byte*) { return owns_targets; },
             [&](const auto& batch) { run_batch(batch); }, limit);
     }
 
@@ -142,7 +143,9 @@ private:
         count();
         for (std::uint32_t block = 0; block < batch.blocks(); ++block) {
             for (std::uint32_t t = 0; t < latpar::cuda::detail::block_threads; ++t) {
-                latpar::cuda::detail::copy_batch_share(batch, block, t);
+                latpar::cuda::detail::visit_fetching(batch, [&]<bool FetchesParts>() {
+                    latpar::cuda::detail::copy_batch_share<FetchesParts>(batch, block, t);
+                });
             }
         }
     }

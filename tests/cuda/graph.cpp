@@ -40,6 +40,8 @@ struct every_kernel {
         const std::array pairs{kernel::copy_pair{subview(z.view(), left_box), left.view()},
                                kernel::copy_pair{subview(z.view(), right_box), right.view()}};
         kernels.copy_all(pairs);
+        // Rows that begin and end within sectors.
+        kernels.copy(left.view(), subview(previous.view(), {{0, 0, 11}, {5, 6, 30}}));
         kernels.round(right.view(), dtype::f16);
         // These end before the graph is replayed, and must not be read then.
         std::vector<float> weights(30, 0.25f);
