@@ -86,7 +86,8 @@ int main() try {
 
     const auto bits = [](const latpar::latent& z) { return std::as_bytes(z.elements<float>()); };
     const bool equal = std::ranges::equal(bits(video), bits(expected));
-    std::cout << '\n' << devices << " GPUs and their simulation on one "
+    std::cout << '\n'
+              << devices << " GPUs and their simulation on one "
               << (equal ? "agree in every bit\n" : "differ\n");
     return equal ? 0 : 1;
 } catch (const std::exception& error) {
