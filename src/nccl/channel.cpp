@@ -170,8 +170,9 @@ void channel::tear_down() noexcept {
         // An exchange that no peer will meet any more ends with its communicator.
         const deadline limit = this->limit();
         patience waiting;
-        while (comm_ != nullptr && is_under_way()) {
-            end_when_due(limit);
+        while (comm_ != nullptr && !has_graphs_ && is_at_work()) {
+            if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
+            if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
             throw_if_failed();
             waiting.wait();
         }
@@ -194,11 +195,6 @@ void channel::tear_down() noexcept {
     if (greetings_ != nullptr) static_cast<void>(cudaFree(greetings_));
 }
 
-void channel::end_when_due(deadline limit) noexcept {
-    if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
-    if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
-}
-
 void channel::leave_gates() noexcept {
     if (!gates_) return;
     const deadline limit = this->limit();
@@ -209,7 +205,8 @@ void channel::leave_gates() noexcept {
         } catch (...) {
             // Which lets through what waits.
         }
-        end_when_due(limit);
+        if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
+        if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
         if (!failure_.empty()) gates_->open();
         waiting.wait();
     }
@@ -245,12 +242,14 @@ bool channel::has_failed() noexcept {
     try {
         // What a peer writes here it has written when the last exchange is done. Replays nobody
         // can wait for.
-        const deadline limit = this->limit();
-        patience waiting;
-        while (is_under_way()) {
-            throw_if_failed();
-            if (clock::now() >= limit) abort("shared memory was given up while others used it");
-            waiting.wait();
+        if (last_ != nullptr && !has_graphs_) {
+            const deadline limit = this->limit();
+            patience waiting;
+            while (is_at_work()) {
+                throw_if_failed();
+                if (clock::now() >= limit) abort("shared memory was given up while others used it");
+                waiting.wait();
+            }
         }
         hear();
         return false;
@@ -301,12 +300,9 @@ deadline channel::limit() const noexcept {
     return options_.timeout < most ? now + options_.timeout : deadline::max();
 }
 
-bool channel::is_under_way() const noexcept {
-    return last_ != nullptr && is_pending(cudaEventQuery(last_));
-}
-
 bool channel::is_at_work() const noexcept {
-    return has_graphs_ || is_under_way();  // nobody can tell what is replayed
+    if (has_graphs_) return true;  // nobody can tell what is replayed
+    return last_ != nullptr && is_pending(cudaEventQuery(last_));
 }
 
 bool channel::is_busy() const noexcept {
@@ -437,7 +433,7 @@ void channel::make_gates() {
     std::shared_ptr<gates> made;
     try {
         if (!words && !name.empty()) words = std::make_shared<shared_words>(name, count);
-        if (words) made = std::make_shared<gates>(words, rank_, size_);
+        if (words) made = std::make_shared<gates>(words, rank_, size_, stream_);
     } catch (const device_error&) {
         // Nor then.
     }

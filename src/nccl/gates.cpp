@@ -36,21 +36,6 @@ void wait_for(std::uintptr_t word, std::uint32_t value, unsigned int flush, cuda
                  "cuStreamWaitValue32");
 }
 
-/// A stream that is done with what was queued on it when it ends.
-struct trial_stream {
-    trial_stream() {
-        check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "making a stream");
-    }
-    trial_stream(const trial_stream&) = delete;
-    trial_stream& operator=(const trial_stream&) = delete;
-    ~trial_stream() {
-        static_cast<void>(cudaStreamSynchronize(handle));
-        static_cast<void>(cudaStreamDestroy(handle));
-    }
-
-    cudaStream_t handle = nullptr;
-};
-
 /// CU_STREAM_WAIT_VALUE_FLUSH where the current device has it.
 unsigned int flush_of_device() {
     int device = 0;
@@ -72,19 +57,17 @@ std::size_t gates::words_of(int ranks) noexcept {
     return kinds_of_news * static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks);
 }
 
-gates::gates(std::shared_ptr<shared_words> words, int self, int ranks)
+gates::gates(std::shared_ptr<shared_words> words, int self, int ranks, cudaStream_t stream)
     : words_(std::move(words)),
       ranks_(static_cast<std::size_t>(ranks)),
       self_(self),
       flush_(flush_of_device()),
       told_(kinds_of_news * ranks_),
       heard_(kinds_of_news * ranks_) {
-    // Now, and not when messages are under way; no peer has news of a rank for itself.
-    const std::uintptr_t word = words_->on_device(place_of(news::sending, self, self));
-    const trial_stream stream;
-    set(word, 1, stream.handle);
-    wait_for(word, 1, flush_, stream.handle);
-    check(cudaStreamSynchronize(stream.handle), "waiting for a word of host memory");
+    // Each once, now and not when messages are under way; nobody else has news of a rank for itself.
+    const std::uintptr_t unused = words_->on_device(place_of({}, self, self));
+    set(unused, 0, stream);
+    wait_for(unused, 0, flush_, stream);
 }
 
 std::size_t gates::place_of(news what, int peer, int rank) const noexcept {

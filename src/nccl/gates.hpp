@@ -27,8 +27,8 @@ public:
     [[nodiscard]] static bool can_wait() noexcept;
     /// How many words so many ranks need.
     [[nodiscard]] static std::size_t words_of(int ranks) noexcept;
-    /// Tries whether the current device can. Errors: device_error if it or its driver cannot.
-    gates(std::shared_ptr<shared_words> words, int self, int ranks);
+    /// Tries on a stream whether it can. Errors: device_error for a driver or a device that cannot.
+    gates(std::shared_ptr<shared_words> words, int self, int ranks, cudaStream_t stream);
 
     /// Tells a peer news of so many more messages, when the stream comes there.
     void tell(news what, int peer, std::uint32_t messages, cudaStream_t stream);

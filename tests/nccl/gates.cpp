@@ -53,9 +53,9 @@ TEST_CASE("a stream waits for news of a peer, each for its own") {
     thread_team(2).run([](thread_communicator& comm) {
         cuda::set_device(comm.rank());
         const int peer = 1 - comm.rank();
-        gates all(words_of(comm), comm.rank(), comm.size());
         const cuda::stream telling;
         const cuda::stream waiting;
+        gates all(words_of(comm), comm.rank(), comm.size(), native(waiting));
         const auto meet = [&] { static_cast<void>(comm.control_all_gather({})); };
         for (const news what : {news::written, news::sending, news::receiving}) {
             for (int round = 0; round < 3; ++round) {
@@ -84,8 +84,8 @@ TEST_CASE("a stream waits for news of a peer, each for its own") {
 
 TEST_CASE("the host lets through what waits, though it takes all queues of the device") {
     cuda::set_device(0);
-    gates all(std::make_shared<shared_words>(gates::words_of(2)), 0, 2);
     std::deque<cuda::stream> streams(40);
+    gates all(std::make_shared<shared_words>(gates::words_of(2)), 0, 2, native(streams.front()));
     for (const cuda::stream& stream : streams) {
         for (const news what : {news::sending, news::receiving, news::written}) {
             all.await(what, 1, native(stream));
