@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything but the headers of other libraries: <latpar/mpi/...> and <latpar/cuda/...> are
-// included apart.
+// Everything but what needs other libraries: <latpar/mpi/...>, <latpar/cuda/...> and
+// <latpar/nccl/...> are included apart.
 #pragma once
 
 #include <latpar/comm/agreement.hpp>

@@ -11,7 +11,7 @@ namespace latpar::inline v0 {
 ///
 /// A backend whose waiting for messages takes from a device what computing needs has a member
 /// `background()`, whose duplicates wait without it where they can. Of another it is `duplicate()`.
-/// Ranks: all, as duplicate.
+/// Ranks: all. Errors: as duplicate.
 template <communicator C>
 [[nodiscard]] C background(C& comm) {
     if constexpr (requires {

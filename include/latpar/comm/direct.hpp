@@ -38,13 +38,15 @@ struct peer_memory {
 /// message that is unpacked there.
 ///
 /// - `share(memory, bytes, space)`: collective, blocks the host; each rank's `memory` for the
-///   others. Empty on all ranks if one of them cannot reach another's, or passes null.
+///   others, `bytes` of its own, which nobody compares. Empty on all ranks if one of them cannot
+///   reach another's, or passes null. `of[rank()]` is `memory`. Errors: comm_error, device_error.
 /// - `meet(stream)`: collective, in the order of the exchanges; what follows on the stream finds
 ///   what the ranks wrote before it. Errors: as an exchange.
 /// - `note(sends, recvs)`: the messages that were written directly, for whoever keeps account.
 ///
-/// A rank writes to another's memory between two meets at most, so that nobody reads what is
-/// being written, and none is written to that has left. A message whose target lies there (see
+/// A rank writes to another's memory only between two meets, so that nobody reads what is
+/// being written, and none is written to that has left. Ending a mapping is not collective: behind
+/// the last meet each does it when it likes. A message whose target lies there (see
 /// communicator) needs neither: it is received like any other.
 template <class C>
 concept direct_communicator = communicator<C> &&

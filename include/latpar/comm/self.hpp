@@ -8,7 +8,8 @@ namespace latpar::inline v0 {
 
 /// A single rank that can only talk to itself.
 ///
-/// Lets a policy run unchanged on one device. Self-messages match in order and are copied.
+/// Lets a policy run unchanged on one rank. Self-messages match in order and are copied. It reaches
+/// host memory: one GPU alone takes cuda::staged around it, or nccl::communicator::over it.
 /// Errors: beyond the concept's, comm_error from a wait for a self-message whose other side was
 /// not started, which would never end.
 class self_communicator {

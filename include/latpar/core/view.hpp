@@ -85,7 +85,8 @@ template <std::size_t Rank>
     return strides;
 }
 
-/// A dense view of a user's array of T.
+/// A dense view of a user's array of T; of CUDA memory if `space` says so. CUDA's own types of half
+/// precision have the bits of latpar's: cast `__nv_bfloat16*` to `latpar::bfloat16*`.
 template <class T, std::size_t Rank>
 [[nodiscard]] auto make_view(T* data, const std::array<index_t, Rank>& extents,
                              memory_space space = memory_space::host) noexcept {

@@ -23,8 +23,9 @@ void set_device(int device);
 
 /// Copies `bytes` from anywhere to anywhere, host or device.
 ///
-/// Stream: ordered on `stream`; where host memory takes part the host is blocked until the bytes
-/// have left or arrived, whatever that memory is.
+/// Stream: ordered on `stream`, which is of the current device; where host memory takes part the
+/// host is blocked until the bytes have left or arrived, whatever that memory is. The default stream
+/// is not ordered with a cuda::stream.
 /// Errors: device_error if the copy fails, or what was queued on `stream` before it did.
 void copy_bytes(void* target, const void* source, index_t bytes, stream_ref stream = {});
 

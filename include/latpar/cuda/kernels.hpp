@@ -30,11 +30,11 @@ public:
 
     [[nodiscard]] memory_space space() const noexcept { return memory_space::cuda; }
 
-    /// To memory of the current device; what another process shares is for copy_all, since rows that
-    /// begin or end within sectors of 32 bytes take some 20 ns each in a peer's memory here.
+    /// To any memory that the device reaches. What another process shares of a peer is for copy_all:
+    /// rows up to 2 KiB that begin or end within 32 bytes would take some 20 ns each here.
     void copy(const_latent_view source, latent_view target, stream_ref stream = {}) const;
 
-    /// One launch for up to 128 copies, to wherever the device reaches.
+    /// One launch for up to 128 copies.
     void copy_all(std::span<const kernel::copy_pair> copies, stream_ref stream = {}) const;
 
     void round(latent_view values, dtype type, stream_ref stream = {}) const;
@@ -48,6 +48,7 @@ public:
 
     /// The same with coefficients that are read when the kernel runs, so that a graph can be replayed
     /// for another step. An input without memory counts as nothing, whatever its coefficients.
+    /// Errors: usage_error unless there are outputs times inputs coefficients.
     void device_linear_combination(std::span<const const_latent_view> inputs,
                                    const device_coefficients& coefficients,
                                    std::span<const latent_view> outputs,

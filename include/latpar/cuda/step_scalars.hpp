@@ -20,13 +20,18 @@ class captured_schedule;
 ///
 /// Memory: about steps * (1 + history)^2 * 4 bytes from `source`, device memory, taken by the
 /// constructor. Neither copied nor moved, since graphs read it; it outlives them.
+/// The loop counts what was captured, not what is replayed: `step()` and `done()` say where it was,
+/// and `collect` gives the latent as it stands. What a policy does in turn is captured in turn:
+/// LatentParallel cuts along one axis after another, a graph for each.
 /// Errors: usage_error for memory of the host, a schedule that draws noise (whose noise is of one
-/// step), no step or no sample at once, and a first step that the schedule has not.
+/// step), no step or no sample at once, and a first step that the schedule has not; device_error
+/// where CUDA refuses.
 /// Example:
 ///     cuda::step_scalars scalars(schedule, device.source());
 ///     loop::serial loop(model, scalars.schedule(), extents, cuda::kernels{}, dtype::f32,
 ///                       device.source());   // a model that reads scalars.timesteps()
 ///     loop.start(noise, stream);
+///     const auto native_stream = static_cast<cudaStream_t>(stream.ref().handle);
 ///     cudaStreamBeginCapture(native_stream, cudaStreamCaptureModeThreadLocal);
 ///     scalars.advance(stream);
 ///     const auto next = loop.next_request(stream);

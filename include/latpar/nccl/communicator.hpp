@@ -19,14 +19,17 @@ struct insight;
 
 /// What a user may choose of a communicator; the same on every rank.
 struct options {
-    /// How long the host waits for other ranks before it aborts: in construction, `synchronize`,
-    /// and for exchanges that are waited for without a deadline.
+    /// How long the host waits before it aborts: in construction, `synchronize`, and for exchanges
+    /// that are waited for without a deadline. Nobody can tell whether a device waits for a peer or
+    /// computes: it is to be longer than whatever is queued before such a wait, this rank's own
+    /// computing included.
     std::chrono::milliseconds timeout = std::chrono::minutes(10);
     /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
     /// where they know how to and the GPUs reach each other, and copy engines write messages that
     /// have a target. Memory that was shared so is not given back after a failure, since others may
-    /// still write to it; its resource must not release it either. Streams then wait for each other
-    /// at words of POSIX shared memory, those of `background()` too.
+    /// still write to it; its resource must not release it either: a pool that frees what it has at
+    /// its end is to leak it then, or to take it from cuda::device_memory. Streams then wait for each
+    /// other at words of POSIX shared memory, those of `background()` too.
     bool writes_directly = true;
 
     friend bool operator==(const options&, const options&) = default;
@@ -75,18 +78,24 @@ private:
 /// one that it started later. Traffic that is to overtake takes a `duplicate()`. A message to the
 /// rank itself is received in the exchange that sends it. NCCL does not tell a message of another
 /// size than its receiver expects: the device waits, and `synchronize` gives up in time.
+/// Buffers: those of an exchange that has been waited for are still in use until its stream is
+/// there: reuse them on that stream, and give them back behind `synchronize`.
 /// Stream: an exchange begins when what was queued on its stream is done, runs beside the stream,
 /// on one of the communicator's own with the highest priority, and joins it at the wait; so work
 /// that is queued in between runs at the same time. `start_exchange`, `wait` and `meet` can be
 /// captured in a CUDA graph where each rank is a process (usage_error elsewhere); such graphs end
-/// before the communicator.
+/// before the communicator, and exchanges that its peers never meet are not left to its end then,
+/// which waits for them without a limit.
 /// Links to all peers are set up by the constructor.
 /// Targets: where each rank is a process, copy engines write what has a target, and no
 /// multiprocessor takes part: a stream waits for the receiver, writes, and tells it so by words of
 /// host memory. Counts are not compared. Such a wait holds one of the device's hardware queues: a
 /// program that keeps more streams busy than the 8 that there are sets CUDA_DEVICE_MAX_CONNECTIONS
-/// to 32; below 8, among threads and in graphs such messages go as all others.
-/// Threads: a communicator and all that were made from it serve one thread.
+/// to 32; below 8, among threads, in graphs and where a device cannot wait so, such messages go as
+/// all others.
+/// Threads: a communicator and all that were made from it serve one thread. A copy is another name
+/// of the same; `duplicate` makes one with an order of its own.
+/// End: it waits for exchanges under way, `options::timeout` at most, and ends NCCL's communicator.
 /// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
 /// call. Then nothing of the communicator is left on the device, nor of those made from the same
 /// one that were at work: who aborts or hears of it waits for that, 15 s at most, for all that was
@@ -99,13 +108,14 @@ private:
 /// back when all that were made from one another have.
 class communicator {
 public:
-    /// Ranks: all of `bootstrap`, each with its device current in the calling thread.
+    /// Ranks: all of `bootstrap`, each with its device current in the calling thread. `bootstrap` is
+    /// its own from now on: who goes on to use theirs passes a `duplicate()`.
     /// Errors: usage_error on every rank for ranks that share a device or whose options differ;
     /// comm_error if NCCL cannot be set up on one of them, or not in time.
     [[nodiscard]] static communicator over(any_communicator bootstrap, const options& wanted = {});
     /// The same with an NCCL communicator that exists, of the same ranks in the same order; it is
     /// destroyed in the end. Errors: as `over`, and usage_error if rank, size or device differ from
-    /// those of the bootstrap and the current one.
+    /// those of the bootstrap and the current one; usage_error leaves `comm` the caller's.
     [[nodiscard]] static communicator adopt(ncclComm_t comm, any_communicator bootstrap,
                                             const options& wanted = {});
 
@@ -113,6 +123,8 @@ public:
     [[nodiscard]] int size() const noexcept;
     /// All: device memory by NCCL, host memory over the bootstrap.
     [[nodiscard]] bool reaches(memory_space) const noexcept { return true; }
+    /// As in `communicator`; messages in device memory are of the device that it belongs to, which is
+    /// current. Errors: usage_error, comm_error, device_error if CUDA refuses.
     [[nodiscard]] request start_exchange(std::span<const send_op> sends,
                                          std::span<const recv_op> recvs, stream_ref stream = {});
     [[nodiscard]] std::optional<communicator> split(int color, int key);
@@ -127,12 +139,15 @@ public:
     void abort(std::string_view reason);
 
     /// See direct_communicator. GPUs of one host reach each other's memory where the driver lets
-    /// them, in one process or several; memory from cudaMalloc, such as cuda::device_memory's.
+    /// them, in one process or several; memory from cudaMalloc, such as cuda::device_memory's. Of
+    /// other memory (cudaMallocAsync, mapped by hand) the answer is empty on all ranks, and policies
+    /// send messages, 1.3 to 1.6 times as long for Ulysses.
     [[nodiscard]] peer_memory share(std::byte* memory, index_t bytes, memory_space space);
     void meet(stream_ref stream = {});
     void note(std::span<const send_op>, std::span<const recv_op>) noexcept {}
 
-    /// Blocks the host until what was queued on `stream` is done, however the peers fare.
+    /// Blocks the host until what was queued on `stream` is done; does not hang behind a peer that
+    /// has failed, as cudaStreamSynchronize would.
     ///
     /// Errors: comm_error if the communicator was aborted, or `options::timeout` has passed: it is
     /// then aborted; device_error if the work failed.

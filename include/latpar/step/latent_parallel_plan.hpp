@@ -24,8 +24,8 @@ enum class latent_layout : std::uint8_t {
 
 /// What decides a plan of LatentParallel, besides the problem and the number of ranks.
 struct latent_parallel_options {
-    /// Overlap on each side of a core, in cores: 0 to parts - 1; a single part has none. Quality
-    /// saturates near 0.5.
+    /// Overlap on each side of a core, in cores: 0 to parts - 1; a single part has none. More is
+    /// nearer to one rank and more bytes.
     double overlap = 0.5;
     /// The model's patch in (T, H, W): cuts fall between patches.
     extents3 patch{1, 2, 2};

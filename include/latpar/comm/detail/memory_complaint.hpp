@@ -21,7 +21,8 @@ template <class Comm, class Kernels>
     }
     if (!comm.reaches(source.space)) {
         return concat("the communicator does not reach ", name_of(source.space),
-                      " memory; pass one that does");
+                      " memory; pass one that does (of CUDA memory cuda::staged and "
+                      "nccl::communicator)");
     }
     return std::nullopt;
 }
