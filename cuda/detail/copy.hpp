@@ -303,11 +303,10 @@ LATPAR_DEVICE void copy_groups(const copy_task& task, std::uint32_t first) {
     LATPAR_UNROLL
     for (std::uint32_t u = 0; u < items; ++u) {
         at[u] = place_of<source_size, target_size>(task, first + u * block_threads);
-        if (!FetchesParts && at[u].to == nullptr) continue;
         if constexpr (FetchesParts) {
             const sector_request sector = sector_of<target_size>(task, at[u]);
             prefetch_sector(sector.at, sector.is_wanted);
-        } else {
+        } else if (at[u].to != nullptr) {
             load_group<source_size, count>(at[u].from, source_size, task.width, at[u].begin,
                                            at[u].end, values[u]);
         }

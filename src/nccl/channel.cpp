@@ -170,14 +170,14 @@ void channel::tear_down() noexcept {
         // An exchange that no peer will meet any more ends with its communicator.
         const deadline limit = this->limit();
         patience waiting;
-        while (comm_ != nullptr && !has_graphs_ && is_at_work()) {
-            if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
-            if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
+        while (comm_ != nullptr && is_under_way()) {
+            end_when_due(limit);
             throw_if_failed();
             waiting.wait();
         }
         if (comm_ != nullptr && failure_.empty() && has_graphs_) {
-            family_->end({std::exchange(comm_, nullptr), device_, true});
+            family_->end(
+                {std::exchange(comm_, nullptr), device_, true, std::exchange(greetings_, nullptr)});
         } else if (comm_ != nullptr && failure_.empty()) {
             settle(ncclCommFinalize(comm_), "ending an NCCL communicator");
             if (!shares_process_) static_cast<void>(ncclCommDestroy(std::exchange(comm_, nullptr)));
@@ -195,6 +195,11 @@ void channel::tear_down() noexcept {
     if (greetings_ != nullptr) static_cast<void>(cudaFree(greetings_));
 }
 
+void channel::end_when_due(deadline limit) noexcept {
+    if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
+    if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
+}
+
 void channel::leave_gates() noexcept {
     if (!gates_) return;
     const deadline limit = this->limit();
@@ -205,8 +210,7 @@ void channel::leave_gates() noexcept {
         } catch (...) {
             // Which lets through what waits.
         }
-        if (std::uncaught_exceptions() > 0) end("it was destroyed by an exception");
-        if (clock::now() >= limit) end("it was destroyed while an exchange was waiting");
+        end_when_due(limit);
         if (!failure_.empty()) gates_->open();
         waiting.wait();
     }
@@ -240,16 +244,14 @@ void channel::hear() {
 
 bool channel::has_failed() noexcept {
     try {
-        // What a peer writes here it has written when the last exchange is done. Replays nobody
-        // can wait for.
-        if (last_ != nullptr && !has_graphs_) {
-            const deadline limit = this->limit();
-            patience waiting;
-            while (is_at_work()) {
-                throw_if_failed();
-                if (clock::now() >= limit) abort("shared memory was given up while others used it");
-                waiting.wait();
-            }
+        // What a peer writes here it has written when the last exchange is done. Replays are not
+        // waited for: nobody can tell when they are.
+        const deadline limit = this->limit();
+        patience waiting;
+        while (is_under_way()) {
+            throw_if_failed();
+            if (clock::now() >= limit) abort("shared memory was given up while others used it");
+            waiting.wait();
         }
         hear();
         return false;
@@ -300,9 +302,12 @@ deadline channel::limit() const noexcept {
     return options_.timeout < most ? now + options_.timeout : deadline::max();
 }
 
-bool channel::is_at_work() const noexcept {
-    if (has_graphs_) return true;  // nobody can tell what is replayed
+bool channel::is_under_way() const noexcept {
     return last_ != nullptr && is_pending(cudaEventQuery(last_));
+}
+
+bool channel::is_at_work() const noexcept {
+    return has_graphs_ || is_under_way();  // nobody can tell what is replayed
 }
 
 bool channel::is_busy() const noexcept {
@@ -316,8 +321,8 @@ void channel::end(std::string_view reason) noexcept {
     if (comm_ == nullptr || (shares_process_ && !is_queueing_ && !is_busy())) return;
     // While it is made there is nothing to queue.
     if (is_queueing_ && greetings_ != nullptr) await_queueing();
-    family_->end(
-        {std::exchange(comm_, nullptr), device_, false, std::exchange(stream_, nullptr), gates_});
+    family_->end({std::exchange(comm_, nullptr), device_, false, std::exchange(greetings_, nullptr),
+                  std::exchange(stream_, nullptr), gates_});
 }
 
 void channel::await_queueing() noexcept {
@@ -430,16 +435,17 @@ void channel::make_gates() {
         // No rank has any then.
     }
     const std::string name = all_gather(words ? words->name() : std::string()).front();
-    std::shared_ptr<gates> made;
     try {
         if (!words && !name.empty()) words = std::make_shared<shared_words>(name, count);
-        if (words) made = std::make_shared<gates>(words, rank_, size_, stream_);
+        if (words) gates_ = std::make_shared<gates>(words, rank_, size_, stream_);
     } catch (const device_error&) {
         // Nor then.
     }
-    const std::vector<std::string> verdicts = all_gather(made ? "1" : "0");
+    const std::vector<std::string> verdicts = all_gather(gates_ ? "1" : "0");
     if (words) words->unname();
-    if (std::ranges::count(verdicts, "1") == size_) gates_ = std::move(made);
+    if (std::ranges::count(verdicts, "1") == size_) return;
+    if (words) synchronize(stream_);  // which may yet try them
+    gates_ = nullptr;
 }
 
 }  // namespace latpar::inline v0::nccl::detail

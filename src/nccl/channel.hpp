@@ -92,6 +92,8 @@ private:
     /// Sets up the links to all peers, which else the first messages would.
     void warm_up();
     void tear_down() noexcept;
+    /// Ends it while it is destroyed, if that is by an exception or takes too long.
+    void end_when_due(deadline limit) noexcept;
     /// Waits until the stream waits at no gate, which a failure opens.
     void leave_gates() noexcept;
     /// Lets go of NCCL's communicator, if there is one, whatever it does.
@@ -121,6 +123,9 @@ private:
     /// Waits, 5 s at most, until NCCL's own thread has queued on the device what it was given. Who
     /// gives buffers back waits for the device, but not for what comes to it later.
     void await_queueing() noexcept;
+    /// Whether the latest exchange that was not captured is still to be done.
+    [[nodiscard]] bool is_under_way() const noexcept;
+    /// The same, or any was captured, which may be replayed.
     [[nodiscard]] bool is_at_work() const noexcept;
     /// The same, or anything else is on its stream, such as half of an exchange.
     [[nodiscard]] bool is_busy() const noexcept;

@@ -38,6 +38,7 @@ void family::end(const retiree& r) {
             opener.join();
         }
         if (r.stream != nullptr) static_cast<void>(cudaStreamDestroy(r.stream));
+        if (r.memory != nullptr) static_cast<void>(cudaFree(r.memory));
         *is_done = true;
     };
     try {

@@ -26,7 +26,8 @@ struct family {
     struct retiree {
         ncclComm_t comm;
         int device;
-        bool is_sound;  ///< else it is aborted
+        bool is_sound;                ///< else it is aborted
+        std::byte* memory = nullptr;  ///< of the device, given back behind it
         /// Where NCCL may still be queueing something; it goes when that has ended.
         cudaStream_t stream = nullptr;
         std::shared_ptr<gates> gate{};  ///< that is kept open until then

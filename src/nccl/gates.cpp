@@ -66,8 +66,8 @@ gates::gates(std::shared_ptr<shared_words> words, int self, int ranks, cudaStrea
       heard_(kinds_of_news * ranks_) {
     // Each once, now and not when messages are under way; nobody else has news of a rank for itself.
     const std::uintptr_t unused = words_->on_device(place_of({}, self, self));
-    set(unused, 0, stream);
-    wait_for(unused, 0, flush_, stream);
+    set(unused, 1, stream);
+    wait_for(unused, 1, flush_, stream);
 }
 
 std::size_t gates::place_of(news what, int peer, int rank) const noexcept {

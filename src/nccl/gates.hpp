@@ -27,7 +27,8 @@ public:
     [[nodiscard]] static bool can_wait() noexcept;
     /// How many words so many ranks need.
     [[nodiscard]] static std::size_t words_of(int ranks) noexcept;
-    /// Tries on a stream whether it can. Errors: device_error for a driver or a device that cannot.
+    /// Tries on a stream whether it can; the words are needed until the stream is through, even if it
+    /// cannot. Errors: device_error for a driver or a device that cannot.
     gates(std::shared_ptr<shared_words> words, int self, int ranks, cudaStream_t stream);
 
     /// Tells a peer news of so many more messages, when the stream comes there.

@@ -17,10 +17,11 @@ namespace {
 constexpr std::array<index_t, 5> extents{1, 3, 8, 6, 10};
 
 /// NCCL among the processes of the job, each with the device of its number.
-nccl::communicator processes_on_devices() {
+nccl::communicator processes_on_devices(
+    std::chrono::milliseconds timeout = std::chrono::minutes(1)) {
     auto world = mpi::communicator::world();
     cuda::set_device(world.rank());
-    return nccl::communicator::over(std::move(world), {std::chrono::minutes(1), true});
+    return nccl::communicator::over(std::move(world), {timeout, true});
 }
 
 template <class Loop, class Model>
@@ -175,4 +176,48 @@ TEST_CASE("a graph of an attention over all ranks serves other queries, keys and
     CHECK(check(direct) == 0);
     messages_only by_messages(comm.duplicate());
     CHECK(check(by_messages) == 0);
+}
+
+TEST_CASE("what is left waiting beside a graph is given up, and the device is free") {
+    auto comm = processes_on_devices(std::chrono::seconds(10));
+    const std::array<cuda::stream, 2> streams;
+    const auto capture = [&](const cuda::stream& stream, const auto& exchanging) {
+        exchanging();
+        const captured_graph graph(stream, exchanging);
+        graph.replay();
+    };
+    {
+        // Given back last: that waits for the device, and so for what the communicator ends.
+        cuda::device_memory memory;
+        tensor<1> bytes({2}, dtype::u8, memory.source());
+        std::array beside{background(comm), background(comm)};
+        const int peer = 1 - comm.rank();
+        const std::array sends{send_op{bytes.view().data, 1, dtype::u8, peer, memory_space::cuda}};
+        const std::array recvs{
+            recv_op{bytes.view().data + 1, 1, dtype::u8, peer, memory_space::cuda}};
+        for (std::size_t i = 0; i < 2; ++i) {
+            capture(streams[i], [&] { exchange(beside[i], sends, recvs, streams[i]); });
+            beside[i].synchronize(streams[i]);
+            // Nobody sends that, and both leave.
+            if (comm.rank() == 0) exchange(beside[i], {}, recvs, streams[i]);
+        }
+    }
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(static_cast<int>(comm.control_all_gather("left").size()) == comm.size());
+    // Memory that is shared is kept until all have heard.
+    const auto share = [&] {
+        targets t(comm);
+        capture(t.stream, [&] {
+            exchange(t.beside, std::array{t.send(0)}, std::array{t.recv(0)}, t.stream);
+        });
+        t.beside.synchronize(t.stream);
+        if (comm.rank() == 0) {
+            exchange(t.beside, std::array{t.send(1)}, {}, t.stream);
+        } else {
+            expect_throws([&] { static_cast<void>(t.beside.control_all_gather("waiting")); },
+                          "shared memory was given up while others used it");
+        }
+    };
+    CHECK_NOTHROW(guarded(comm, share));
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
 }

@@ -80,6 +80,17 @@ private:
     tensor<1> memory_;
 };
 
+/// So many exchanges with the other rank that the host waits for the first, and for the last.
+void exchange_often(nccl::communicator& comm, device_floats& out, device_floats& in,
+                    stream_ref stream) {
+    const int peer = 1 - comm.rank();
+    for (int i = 0; i < 20; ++i) {
+        exchange(comm, std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
+    }
+    auto last = comm.start_exchange(std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
+    wait_on_host(last);
+}
+
 }  // namespace
 
 TEST_CASE("NCCL on threads conforms") {
@@ -175,13 +186,7 @@ TEST_CASE("exchanges go on beside a capture that has none of them") {
         const auto native = static_cast<cudaStream_t>(captured.ref().handle);
         EXPECT(cudaStreamBeginCapture(native, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
         EXPECT(cudaMemsetAsync(other.view().data, 0, 4000, native) == cudaSuccess);
-        // So many that the host waits for the first.
-        for (int i = 0; i < 20; ++i) {
-            exchange(comm, std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
-        }
-        auto last =
-            comm.start_exchange(std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
-        wait_on_host(last);
+        exchange_often(comm, out, in, stream);
         cudaGraph_t graph = nullptr;
         EXPECT(cudaStreamEndCapture(native, &graph) == cudaSuccess);
         std::size_t nodes = 0;
@@ -199,12 +204,7 @@ TEST_CASE("the longest timeout there is never comes") {
         const int peer = 1 - comm.rank();
         device_floats out(numbers(1000, static_cast<float>(comm.rank())), stream);
         device_floats in(numbers(1000, 0), stream);
-        for (int i = 0; i < 20; ++i) {
-            exchange(comm, std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
-        }
-        auto last =
-            comm.start_exchange(std::array{out.to(peer)}, std::array{in.from(peer)}, stream);
-        wait_on_host(last);
+        exchange_often(comm, out, in, stream);
         comm.synchronize(stream);
         EXPECT(in.values(stream) == numbers(1000, static_cast<float>(peer)));
     });

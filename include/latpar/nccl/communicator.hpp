@@ -84,8 +84,7 @@ private:
 /// on one of the communicator's own with the highest priority, and joins it at the wait; so work
 /// that is queued in between runs at the same time. `start_exchange`, `wait` and `meet` can be
 /// captured in a CUDA graph where each rank is a process (usage_error elsewhere); such graphs end
-/// before the communicator, and exchanges that its peers never meet are not left to its end then,
-/// which waits for them without a limit.
+/// before the communicator, and their replays are done by then: it cannot tell when they are.
 /// Links to all peers are set up by the constructor.
 /// Targets: where each rank is a process, copy engines write what has a target, and no
 /// multiprocessor takes part: a stream waits for the receiver, writes, and tells it so by words of
