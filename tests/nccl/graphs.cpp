@@ -179,6 +179,7 @@ TEST_CASE("a graph of an attention over all ranks serves other queries, keys and
 }
 
 TEST_CASE("what is left waiting beside a graph is given up, and the device is free") {
+    static_cast<void>(processes_on_devices());  // NCCL is loaded with the first, at its leisure
     auto comm = processes_on_devices(std::chrono::seconds(10));
     const std::array<cuda::stream, 2> streams;
     const auto capture = [&](const cuda::stream& stream, const auto& exchanging) {
