@@ -19,6 +19,9 @@ namespace {
 using clock = std::chrono::steady_clock;
 using cuda::detail::check;
 
+/// For each peer: a byte to send and one to receive, in a word, for NCCL reads whole ones.
+constexpr int greeting_bytes = 4;
+
 /// The device, by its own number and by where it is, for ranks to compare.
 std::string name_of_device(int device) {
     cudaDeviceProp properties{};
@@ -147,7 +150,7 @@ void channel::create(const std::string& id) {
 }
 
 void channel::warm_up() {
-    const auto bytes = static_cast<std::size_t>(2 * size_);
+    const auto bytes = static_cast<std::size_t>(greeting_bytes * size_);
     void* memory = nullptr;
     check(cudaMalloc(&memory, bytes), "taking ", bytes, " bytes of the device");
     greetings_ = static_cast<std::byte*>(memory);
@@ -159,7 +162,7 @@ void channel::warm_up() {
 void channel::add_greetings(flight& f) const {
     for (int peer = 0; peer < size_; ++peer) {
         if (peer == rank_) continue;
-        std::byte* const bytes = greetings_ + 2 * peer;
+        std::byte* const bytes = greetings_ + greeting_bytes * peer;
         f.sends.push_back({bytes, 1, dtype::u8, peer, memory_space::cuda});
         f.recvs.push_back({bytes + 1, 1, dtype::u8, peer, memory_space::cuda});
     }

@@ -190,12 +190,13 @@ TEST_CASE("what is left waiting beside a graph is given up, and the device is fr
     {
         // Given back last: that waits for the device, and so for what the communicator ends.
         cuda::device_memory memory;
-        tensor<1> bytes({2}, dtype::u8, memory.source());
+        tensor<1> numbers({2}, dtype::f32, memory.source());
         std::array beside{background(comm), background(comm)};
         const int peer = 1 - comm.rank();
-        const std::array sends{send_op{bytes.view().data, 1, dtype::u8, peer, memory_space::cuda}};
+        const std::array sends{
+            send_op{numbers.view().data, 1, dtype::f32, peer, memory_space::cuda}};
         const std::array recvs{
-            recv_op{bytes.view().data + 1, 1, dtype::u8, peer, memory_space::cuda}};
+            recv_op{numbers.view().data + 4, 1, dtype::f32, peer, memory_space::cuda}};
         for (std::size_t i = 0; i < 2; ++i) {
             capture(streams[i], [&] { exchange(beside[i], sends, recvs, streams[i]); });
             beside[i].synchronize(streams[i]);
