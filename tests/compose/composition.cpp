@@ -11,6 +11,7 @@
 #include <support/closed_form.hpp>
 #include <support/composition_run.hpp>
 #include <support/expect.hpp>
+#include <support/in_order_communicator.hpp>
 #include <support/logged_communicator.hpp>
 #include <support/messages_of.hpp>
 
@@ -97,6 +98,35 @@ TEST_CASE("the central layout nests in rounds, and every layout nests in serial 
             options.latent.layout = layout;
             check(c, {{"guidance", 2}, {"latent", 3}}, options);
         }
+    }
+}
+
+TEST_CASE("exchanges that are done in order change no bit of any nest") {
+    const sampling_case c{{1, 3, 8, 10, 12}, schedule::by_name("unipc_flow", 9), 5};
+    composition_options options = some_options();
+    const auto check_in_order = [&](const mesh_shape& shape) {
+        CAPTURE(to_string(shape), name_of(options.latent.layout), name_of(options.step.reuse));
+        const auto plan = plan_composition(c.problem(), shape, options);
+        std::vector<float> found;
+        thread_team(plan.ranks).run([&](thread_communicator& world) {
+            in_order_communicator<thread_communicator> comm(world.duplicate());
+            auto report = sample_composed(comm, plan, form, c);
+            if (world.rank() == 0) found = std::move(report.latent);
+        });
+        CHECK(found == simulated(c, shape, options, form));
+    };
+    for (const loop::reuse reuse :
+         {loop::reuse::own, loop::reuse::newest, loop::reuse::extrapolated}) {
+        options.step.reuse = reuse;
+        for (const int steps : {2, 3, 5}) check_in_order({{"step", steps}});
+    }
+    for (const latent_layout layout :
+         {latent_layout::central, latent_layout::replicated, latent_layout::sharded}) {
+        options.latent.layout = layout;
+        for (const int latents : {2, 3, 4}) check_in_order({{"latent", latents}});
+        check_in_order({{"guidance", 2}, {"latent", 3}});
+        if (layout == latent_layout::sharded) continue;
+        check_in_order({{"step", 3}, {"guidance", 2}, {"latent", 2}});
     }
 }
 

@@ -9,6 +9,7 @@
 #include <support/catch.hpp>
 #include <support/direct_threads.hpp>
 #include <support/expect.hpp>
+#include <support/in_order_communicator.hpp>
 #include <support/messages_of.hpp>
 #include <support/recorded.hpp>
 
@@ -89,9 +90,12 @@ void check(const attention_case& c, const Plan& plan, kind which, int ulysses, i
            bool strided) {
     const auto expected = c.expected();
     const auto reports = on_threads(c, which, ulysses, ring, strided);
-    // Written to each other's memory or sent in messages: the same.
+    // Written to each other's memory or sent in messages, or in order: the same.
     const auto directly = on_ranks(c, which, ulysses, ring, strided, [](thread_communicator comm) {
         return direct_threads(std::move(comm));
+    });
+    const auto in_order = on_ranks(c, which, ulysses, ring, strided, [](thread_communicator comm) {
+        return in_order_communicator<thread_communicator>(std::move(comm));
     });
     index_t bytes = 0;
     for (int rank = 0; rank < ulysses * ring; ++rank) {
@@ -105,10 +109,12 @@ void check(const attention_case& c, const Plan& plan, kind which, int ulysses, i
         CHECK(report.sent_and_received.bytes_sent == plan.bytes_sent_by(rank));
         CHECK(report.sent_and_received.bytes_received == plan.bytes_received_by(rank));
         CHECK(report.late_allocations == 0);
-        const auto& other = directly[static_cast<std::size_t>(rank)];
-        CHECK(other.out == report.out);
-        CHECK(other.sent_and_received == report.sent_and_received);
-        CHECK(other.taken_bytes == report.taken_bytes);
+        for (const auto* const others : {&directly, &in_order}) {
+            const auto& other = (*others)[static_cast<std::size_t>(rank)];
+            CHECK(other.out == report.out);
+            CHECK(other.sent_and_received == report.sent_and_received);
+            CHECK(other.taken_bytes == report.taken_bytes);
+        }
         bytes += report.sent_and_received.bytes_sent;
         // Joint tokens have the same output everywhere, to the bit.
         const auto row = static_cast<std::ptrdiff_t>(c.shape.heads * c.shape.head_dim);

@@ -188,7 +188,7 @@ public:
         return guarded(*this, [&] {
             // The first rank has the latents, and so the say in where the video stands.
             iteration_ =
-                std::stoll(forward().control_all_gather(std::to_string(iteration_)).front());
+                std::stoll(ranks_.stages().control_all_gather(std::to_string(iteration_)).front());
             ranks_.agree_on("the iteration to go on from", iteration_);
             is_whole_ = false;
             const clock::time_point start = clock::now();
@@ -197,7 +197,7 @@ public:
                 is_first() ? feed(noise, sink, go_on, step_noise, stream) : serve(stream);
             // Together, so that an exception in the last task still reaches all.
             waiting([&] {
-                static_cast<void>(forward().control_all_gather({}));
+                static_cast<void>(ranks_.stages().control_all_gather({}));
                 static_cast<void>(ranks_.told_by_speaker({}));
             });
             times_.running += seconds_since(start) - (times_.waiting - waited);
@@ -257,7 +257,7 @@ private:
         ranks_.agree_on(
             "the DualParal plan, schedule and guidance",
             common.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
-        const auto plans = forward().control_all_gather(plan_.fingerprint());
+        const auto plans = ranks_.stages().control_all_gather(plan_.fingerprint());
         std::optional<std::string> text;
         try {
             text = complaint(source);
@@ -273,8 +273,7 @@ private:
         guarded(*this, [&] { take_memory(source); });
     }
 
-    [[nodiscard]] Comm& forward() noexcept { return ranks_.forward(); }
-    [[nodiscard]] int rank() const noexcept { return ranks_.forward().rank(); }
+    [[nodiscard]] int rank() const noexcept { return ranks_.stages().rank(); }
     [[nodiscard]] bool is_first() const noexcept { return rank() == 0; }
     [[nodiscard]] bool is_last() const noexcept { return rank() + 1 == plan_.ranks; }
     [[nodiscard]] index_t channels() const noexcept { return plan_.problem.channels; }
@@ -291,7 +290,7 @@ private:
 
     [[nodiscard]] std::optional<std::string> complaint(const memory_source& source) const {
         using latpar::detail::concat;
-        const Comm& stages = ranks_.forward();
+        const Comm& stages = ranks_.stages();
         if (plan_.ranks != stages.size()) {
             return concat("DualParal was planned for ", plan_.ranks,
                           " stages, the communicator has ", stages.size(),
@@ -329,7 +328,7 @@ private:
             return latent_block(batch * channels() * frames * area * size_of(type), type, source);
         };
         for (slot& s : slots_) {
-            s.storage.reserve([&](int) { return plan_.hidden_bytes(); }, source, forward());
+            s.storage.reserve([&](int) { return plan_.hidden_bytes(); }, source, ranks_.stages());
             std::byte* next = s.storage.data();
             for (const hidden_signature& h : plan_.model.hidden) {
                 hidden_view view{next, h.extents, dense_strides(h.extents), h.type, source.space};
@@ -483,7 +482,7 @@ private:
             sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space,
                               at.storage.at(rank() + 1, h.data)});
         }
-        at.going.emplace(forward().start_exchange(sends_, {}, stream));
+        at.going.emplace(ranks_.link(rank()).start_exchange(sends_, {}, stream));
     }
     void expect(const dual_paral_task& task, slot& at, stream_ref stream) {
         finish(at.going);  // what was sent from here before
@@ -493,7 +492,7 @@ private:
             recvs_.push_back(
                 {h.data, h.elements(), h.type, rank() - 1, h.space, at.storage.is_shared()});
         }
-        at.coming.emplace(forward().start_exchange({}, recvs_, stream));
+        at.coming.emplace(ranks_.link(rank() - 1).start_exchange({}, recvs_, stream));
     }
 
     // ---- ranks behind the first ----

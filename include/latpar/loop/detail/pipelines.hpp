@@ -41,6 +41,7 @@ public:
     /// A pipeline alone.
     explicit pipelines(Comm& stages) : back_(background(stages)) {
         axes_.push_back(background(stages));
+        if (stages.size() > 2) odd_links_.emplace(background(stages));
     }
 
     template <staged_mesh Mesh>
@@ -57,12 +58,16 @@ public:
             if (name == "guidance") guidance_ = static_cast<int>(axes_.size());
             Comm& axis = ranks.axis(name);
             axes_.push_back(name == "stage" ? background(axis) : axis.duplicate());
+            if (name == "stage" && axis.size() > 2) odd_links_.emplace(background(axis));
         }
     }
 
-    /// From stage to stage.
-    [[nodiscard]] Comm& forward() noexcept { return axes_[stage_]; }
-    [[nodiscard]] const Comm& forward() const noexcept { return axes_[stage_]; }
+    /// The stages.
+    [[nodiscard]] Comm& stages() noexcept { return axes_[stage_]; }
+    [[nodiscard]] const Comm& stages() const noexcept { return axes_[stage_]; }
+    /// From a stage to the next. Neighbouring links differ: a backend may do the exchanges of one
+    /// communicator in order, and what a stage sends is not to wait for what it receives next.
+    [[nodiscard]] Comm& link(int from) noexcept { return from % 2 == 0 ? stages() : *odd_links_; }
     /// From the last stage to the first.
     [[nodiscard]] Comm& back() noexcept { return back_; }
     /// Ranks of the same stage with other branches of guidance; null if all branches are here.
@@ -104,6 +109,7 @@ public:
 
     void abort(std::string_view reason) {
         for (Comm& axis : axes_) axis.abort(reason);
+        if (odd_links_) odd_links_->abort(reason);
         back_.abort(reason);
     }
 
@@ -117,6 +123,7 @@ private:
     std::vector<Comm> axes_;  ///< in the order of the mesh
     std::size_t stage_ = 0;
     int guidance_ = -1;
+    std::optional<Comm> odd_links_;  ///< if there are two links
     Comm back_;
 };
 
