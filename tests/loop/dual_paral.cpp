@@ -244,6 +244,15 @@ TEST_CASE("exchanges that are done in order change no bit and hold up no stage")
         });
         CHECK(found == expected);
     }
+    std::vector<float> on_mesh;
+    thread_team(6).run([&](thread_communicator& comm) {
+        in_order_communicator<thread_communicator> in_order(comm.duplicate());
+        mesh axes(in_order, {{"stage", 3}, {"guidance", 2}});
+        auto model = v.model();
+        loop::dual_paral loop(model, axes, v.schedule, v.rule, v.plan(3, 2));
+        loop.run(v.noise(), frame_sink{&on_mesh});
+    });
+    CHECK(on_mesh == expected);
 }
 
 TEST_CASE("stages and branches wait for their messages on the host") {

@@ -3,9 +3,10 @@
 #pragma once
 
 #include <latpar/comm/communicator.hpp>
+#include <latpar/comm/thread_team.hpp>
 
-#include <algorithm>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,7 +15,8 @@
 #include <vector>
 
 /// Begins an exchange when those that were started before it, on this communicator, are done.
-/// Each call and each wait of a rank moves on all communicators that it made from one another.
+/// Each call of a rank and each of its waits moves on all communicators that it made from one
+/// another; nothing moves while it is in a gather.
 template <latpar::communicator C>
 class in_order_communicator {
     struct flight {
@@ -22,6 +24,7 @@ class in_order_communicator {
         std::vector<latpar::recv_op> recvs;
         latpar::stream_ref stream;
         bool is_done = false;
+        std::exception_ptr error = nullptr;
     };
     struct channel {
         explicit channel(C comm) : inner(std::move(comm)) {}
@@ -33,14 +36,27 @@ class in_order_communicator {
         void advance() {
             while (!waiting.empty()) {
                 flight& first = *waiting.front();
-                if (!begun) {
-                    begun.emplace(inner.start_exchange(first.sends, first.recvs, first.stream));
+                try {
+                    if (!begun) {
+                        begun.emplace(inner.start_exchange(first.sends, first.recvs, first.stream));
+                    }
+                    if (!begun->test()) return;
+                } catch (...) {
+                    first.error = std::current_exception();
                 }
-                if (!begun->test()) return;
                 begun.reset();
                 first.is_done = true;
                 waiting.pop_front();
             }
+        }
+        void give_up() {
+            for (const std::shared_ptr<flight>& one : waiting) {
+                one->error =
+                    std::make_exception_ptr(latpar::comm_error("an exchange was left unfinished"));
+                one->is_done = true;
+            }
+            waiting.clear();
+            begun.reset();
         }
     };
     using channels = std::vector<std::weak_ptr<channel>>;
@@ -54,10 +70,36 @@ class in_order_communicator {
 public:
     class request {
     public:
-        request(std::shared_ptr<flight> of, std::shared_ptr<const channels> all)
-            : flight_(std::move(of)), all_(std::move(all)) {}
+        request(std::shared_ptr<flight> of, std::shared_ptr<channel> on,
+                std::shared_ptr<const channels> all)
+            : flight_(std::move(of)),
+              channel_(std::move(on)),
+              all_(std::move(all)),
+              exceptions_(std::uncaught_exceptions()) {}
+        request(request&&) noexcept = default;
+        request& operator=(request&& other) noexcept {
+            std::swap(flight_, other.flight_);
+            std::swap(channel_, other.channel_);
+            std::swap(all_, other.all_);
+            return *this;
+        }
+        ~request() {
+            if (!flight_ || flight_->is_done) return;
+            // Who leaves with an exception leaves everything that was started.
+            if (std::uncaught_exceptions() > exceptions_) {
+                channel_->give_up();
+                return;
+            }
+            try {
+                wait();
+            } catch (const std::exception&) {
+                // The next call says it.
+            }
+        }
+
         [[nodiscard]] bool test() {
             advance(*all_);
+            if (flight_->error) std::rethrow_exception(flight_->error);
             return flight_->is_done;
         }
         void wait() { static_cast<void>(wait_until(latpar::deadline::max())); }
@@ -71,7 +113,9 @@ public:
 
     private:
         std::shared_ptr<flight> flight_;
+        std::shared_ptr<channel> channel_;
         std::shared_ptr<const channels> all_;
+        int exceptions_;
     };
 
     explicit in_order_communicator(C inner,
@@ -92,7 +136,7 @@ public:
             flight{{sends.begin(), sends.end()}, {recvs.begin(), recvs.end()}, stream});
         channel_->waiting.push_back(made);
         advance(*all_);
-        return {std::move(made), all_};
+        return {std::move(made), channel_, all_};
     }
     [[nodiscard]] std::optional<in_order_communicator> split(int color, int key) {
         std::optional<C> part = channel_->inner.split(color, key);
@@ -103,6 +147,7 @@ public:
         return in_order_communicator(channel_->inner.duplicate(), all_);
     }
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
+        advance(*all_);
         return channel_->inner.control_all_gather(text);
     }
     void abort(std::string_view reason) { channel_->inner.abort(reason); }
@@ -111,3 +156,4 @@ private:
     std::shared_ptr<channel> channel_;
     std::shared_ptr<channels> all_;
 };
+static_assert(latpar::communicator<in_order_communicator<latpar::thread_communicator>>);

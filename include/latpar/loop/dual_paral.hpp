@@ -478,9 +478,10 @@ private:
     void send_on(const dual_paral_task& task, slot& at, stream_ref stream) {
         sends_.clear();
         if (task.is_tail) sends_.push_back({&at.go_on, 1, dtype::u8, rank() + 1});
+        const bool to_targets = ranks_.reaches_targets(rank());
         for (const hidden_view& h : at.hidden) {
             sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space,
-                              at.storage.at(rank() + 1, h.data)});
+                              to_targets ? at.storage.at(rank() + 1, h.data) : nullptr});
         }
         at.going.emplace(ranks_.link(rank()).start_exchange(sends_, {}, stream));
     }
@@ -488,9 +489,9 @@ private:
         finish(at.going);  // what was sent from here before
         recvs_.clear();
         if (task.is_tail) recvs_.push_back({&at.go_on, 1, dtype::u8, rank() - 1});
+        const bool are_targets = at.storage.is_shared() && ranks_.reaches_targets(rank() - 1);
         for (const hidden_view& h : at.hidden) {
-            recvs_.push_back(
-                {h.data, h.elements(), h.type, rank() - 1, h.space, at.storage.is_shared()});
+            recvs_.push_back({h.data, h.elements(), h.type, rank() - 1, h.space, are_targets});
         }
         at.coming.emplace(ranks_.link(rank() - 1).start_exchange({}, recvs_, stream));
     }

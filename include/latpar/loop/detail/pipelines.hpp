@@ -67,7 +67,9 @@ public:
     [[nodiscard]] const Comm& stages() const noexcept { return axes_[stage_]; }
     /// From a stage to the next. Neighbouring links differ: a backend may do the exchanges of one
     /// communicator in order, and what a stage sends is not to wait for what it receives next.
-    [[nodiscard]] Comm& link(int from) noexcept { return from % 2 == 0 ? stages() : *odd_links_; }
+    [[nodiscard]] Comm& link(int from) noexcept { return is_odd(from) ? *odd_links_ : stages(); }
+    /// Whether messages on that link may have targets in memory that `stages()` shares.
+    [[nodiscard]] static bool reaches_targets(int from) noexcept { return !is_odd(from); }
     /// From the last stage to the first.
     [[nodiscard]] Comm& back() noexcept { return back_; }
     /// Ranks of the same stage with other branches of guidance; null if all branches are here.
@@ -114,6 +116,7 @@ public:
     }
 
 private:
+    [[nodiscard]] static bool is_odd(int link) noexcept { return link % 2 != 0; }
     [[nodiscard]] std::vector<Comm*> all_axes() {
         std::vector<Comm*> out;
         for (Comm& axis : axes_) out.push_back(&axis);
