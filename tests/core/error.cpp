@@ -6,6 +6,7 @@
 
 #include <locale>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 using namespace latpar;
@@ -25,6 +26,12 @@ static_assert(!std::is_base_of_v<usage_error, comm_error>);
 
 TEST_CASE("concat streams its parts in order") {
     CHECK(detail::concat("rank ", 3, " of ", 4L, ", r = ", 0.5, '!') == "rank 3 of 4, r = 0.5!");
+    const char* const pointed_to = "pointed to";
+    char changeable[] = "changeable";
+    CHECK(detail::concat(pointed_to, '/', changeable, '/', std::string("owned"), '/',
+                         std::string_view("seen, not ended", 4)) ==
+          "pointed to/changeable/owned/seen");
+    CHECK(detail::concat().empty());
 }
 
 TEST_CASE("texts do not depend on the locale that a program chose") {

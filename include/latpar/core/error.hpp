@@ -2,8 +2,8 @@
 // The exceptions that latpar throws.
 #pragma once
 
-#include <locale>
-#include <sstream>
+#include <initializer_list>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 
@@ -43,20 +43,37 @@ public:
 
 namespace detail {
 
+/// A value of any type that is to be streamed: what concerns the type is one small function, so that
+/// the many texts of this library cost their callers next to nothing to compile.
+struct streamed {
+    const void* value;
+    void (*put)(std::ostream&, const void* value);
+};
+template <class T>
+[[nodiscard]] streamed as_streamed(const T& value) {
+    return {&value, [](std::ostream& out, const void* at) { out << *static_cast<const T*>(at); }};
+}
+/// For text, so that the lengths of literals are no types of their own.
+[[nodiscard]] streamed as_streamed(const char* text);
+
+/// All of them in one string.
+[[nodiscard]] std::string join(std::initializer_list<streamed> parts);
+
 /// Everything in `parts`, streamed into one string.
 template <class... Parts>
 [[nodiscard]] std::string concat(const Parts&... parts) {
-    std::ostringstream out;
-    // Whatever locale the program chose: these texts are also compared and parsed.
-    out.imbue(std::locale::classic());
-    (out << ... << parts);
-    return std::move(out).str();
+    return join({as_streamed(parts)...});
+}
+
+template <class Error>
+[[noreturn]] void fail(std::initializer_list<streamed> parts) {
+    throw Error(join(parts));
 }
 
 /// Throws `Error` with the streamed `parts` as its message unless `condition` holds.
 template <class Error = usage_error, class... Parts>
 void require(bool condition, const Parts&... parts) {
-    if (!condition) throw Error(concat(parts...));
+    if (!condition) fail<Error>({as_streamed(parts)...});
 }
 
 }  // namespace detail
