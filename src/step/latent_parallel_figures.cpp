@@ -58,14 +58,13 @@ std::vector<transfer_phase> latent_parallel_plan::collect(index_t step) const {
                       boxes_of_ranks(ranks, [&](int rank) {
                           return rank == 0 || options.result_everywhere ? whole : box{};
                       }));
-    std::vector<transfer_phase> out;
-    for (int from = 0; from < ranks; ++from) {
-        transfer_phase phase{"collect", problem.batch * problem.channels, problem.type, {}};
-        for (const transfer& t : transfers) {
-            if (t.from == from) phase.transfers.push_back(t);
-        }
-        if (!phase.transfers.empty()) out.push_back(std::move(phase));
+    std::vector<transfer_phase> out(
+        static_cast<std::size_t>(ranks),
+        {"collect", problem.batch * problem.channels, problem.type, {}});
+    for (const transfer& t : transfers) {
+        out[static_cast<std::size_t>(t.from)].transfers.push_back(t);
     }
+    std::erase_if(out, [](const transfer_phase& phase) { return phase.transfers.empty(); });
     return out;
 }
 
