@@ -66,8 +66,11 @@ void local_attention::operator()(const_heads_view q, const_heads_view k, const_h
         const index_t first = task % blocks * row_block;
         attention_tile tile = whole;
         tile.q += first * tile.q_stride + head * q.strides[1];
-        tile.k += head / group * k.strides[1];
-        tile.v += head / group * v.strides[1];
+        // Without keys there may be no memory to point into.
+        if (tile.keys > 0) {
+            tile.k += head / group * k.strides[1];
+            tile.v += head / group * v.strides[1];
+        }
         tile.out += first * tile.out_stride + head * out.strides[1];
         if (tile.lse) tile.lse += first * tile.lse_stride + head * lse.strides[1];
         tile.queries = std::min<index_t>(row_block, queries - first);
