@@ -32,10 +32,12 @@ using namespace latpar;
 using gpu_benchmark::median;
 using gpu_benchmark::milliseconds;
 using gpu_benchmark::observed;
+using gpu_benchmark::quantile;
 
 namespace {
 
 constexpr int warm_up = 2;
+constexpr int rounds = 24;
 
 /// A policy's work and the communicator that it was given.
 struct observed_work {
@@ -44,43 +46,52 @@ struct observed_work {
 };
 
 /// What `with`, `without` and `messages` take, in milliseconds: in turns, so that they meet the same
-/// clocks, and as medians of the differences between neighbours how much longer the stream waits
-/// with messages than without, and how much longer it all takes.
-nlohmann::json compare(nccl::communicator& comm, stream_ref stream, int rounds,
-                       const observed_work& with, const observed_work& without,
-                       const std::function<void()>& messages) {
+/// clocks, and each of the first two as often behind the other as before it. How much longer the
+/// stream waits with messages than without, and how much longer it all takes, are medians of the
+/// differences within a round; of the former the quartiles tell how well it is known.
+nlohmann::json compare(nccl::communicator& comm, stream_ref stream, const observed_work& with,
+                       const observed_work& without, const std::function<void()>& messages) {
+    struct measured {
+        std::vector<double> whole, stalled;
+    };
     gpu_benchmark::head_start ahead;
     const auto time = [&](const std::function<void()>& work) {
         barrier(comm);
         ahead.give(stream);
         return milliseconds(stream, work);
     };
-    std::vector<double> whole, computing, alone, stalled, stalled_without, waiting, longer;
-    for (int i = 0; i < rounds + warm_up; ++i) {
-        const double one = time(with.work);
-        const double one_stalled = with.comm->take_stalled();
-        const double other = time(without.work);
-        const double other_stalled = without.comm->take_stalled();
-        const double sent = time(messages);
-        if (i < warm_up) continue;
-        whole.push_back(one);
-        computing.push_back(other);
-        alone.push_back(sent);
-        stalled.push_back(one_stalled);
-        stalled_without.push_back(other_stalled);
-        waiting.push_back(one_stalled - other_stalled);
-        longer.push_back(one - other);
+    const auto measure = [&](const observed_work& of, measured& out) {
+        out.whole.push_back(time(of.work));
+        out.stalled.push_back(of.comm->take_stalled());
+    };
+    for (int i = 0; i < warm_up; ++i) {
+        for (const auto* work : {&with.work, &without.work, &messages}) {
+            static_cast<void>(time(*work));
+        }
     }
-    const double serial = median(std::move(alone));
-    const double exposed = median(std::move(waiting));
-    return {{"milliseconds", median(std::move(whole))},
-            {"without_messages_milliseconds", median(std::move(computing))},
+    static_cast<void>(with.comm->take_stalled());
+    static_cast<void>(without.comm->take_stalled());
+    measured one, other;
+    std::vector<double> alone, waiting, longer;
+    for (int i = 0; i < rounds; ++i) {
+        if (i % 2 == 0) measure(with, one);
+        measure(without, other);
+        if (i % 2 == 1) measure(with, one);
+        alone.push_back(time(messages));
+        waiting.push_back(one.stalled.back() - other.stalled.back());
+        longer.push_back(one.whole.back() - other.whole.back());
+    }
+    const double serial = median(alone);
+    const auto exposed = [&](double share) { return quantile(waiting, share) / serial; };
+    return {{"milliseconds", median(one.whole)},
+            {"without_messages_milliseconds", median(other.whole)},
             {"messages_milliseconds", serial},
-            {"stalled_milliseconds", median(std::move(stalled))},
-            {"stalled_without_messages_milliseconds", median(std::move(stalled_without))},
-            {"longer_milliseconds", median(std::move(longer))},
-            {"exposed_milliseconds", exposed},
-            {"exposed", exposed / serial}};
+            {"stalled_milliseconds", median(one.stalled)},
+            {"stalled_without_messages_milliseconds", median(other.stalled)},
+            {"longer_milliseconds", median(longer)},
+            {"exposed_milliseconds", median(waiting)},
+            {"exposed", exposed(0.5)},
+            {"exposed_quartiles", {exposed(0.25), exposed(0.75)}}};
 }
 
 struct attention_size {
@@ -131,7 +142,7 @@ nlohmann::json measure_ring(nccl::communicator& comm, const attention_size& s) {
             exchange(comm, sends, recvs, stream);
         }
     };
-    nlohmann::json out = compare(comm, stream, 25, {[&] { call(policy); }, &whole},
+    nlohmann::json out = compare(comm, stream, {[&] { call(policy); }, &whole},
                                  {[&] { call(computing); }, &nothing}, messages);
     out["what"] =
         latpar::detail::concat("ring, [", s.tokens, ", ", s.heads, ", ", s.head_dim, "] bf16");
@@ -230,7 +241,7 @@ nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_st
             }
         }
     };
-    nlohmann::json out = compare(comm, stream, 7, {[&] { video(policy); }, &whole},
+    nlohmann::json out = compare(comm, stream, {[&] { video(policy); }, &whole},
                                  {[&] { video(computing); }, &brief}, messages);
     out["what"] = latpar::detail::concat("DualParal, 2 stages with ", layers_of_stage,
                                          " of the layers of Wan 2.1 1.3B, bf16, ",
@@ -281,7 +292,7 @@ private:
 nlohmann::json row_of(const std::vector<nlohmann::json>& of_ranks) {
     nlohmann::json row = of_ranks[0];
     for (const char* const what : {"stalled_milliseconds", "stalled_without_messages_milliseconds",
-                                   "exposed_milliseconds", "exposed"}) {
+                                   "exposed_milliseconds", "exposed", "exposed_quartiles"}) {
         row[what] = nlohmann::json::array();
         for (const nlohmann::json& rank : of_ranks) row[what].push_back(rank[what]);
     }
@@ -293,14 +304,18 @@ void measure_all(two_ranks& ranks, nlohmann::json& report) {
     const auto add = [&](const auto& measure) {
         nlohmann::json row = row_of(ranks.run(measure));
         if (!ranks.speaks()) return;
+        const auto percent = [](const nlohmann::json& part) { return 100 * part.get<double>(); };
         std::printf(
             "%s: %.3f ms, %.3f ms longer than without messages, which alone take %.3f ms; "
-            "streams wait %.3f and %.3f ms of that: %.0f and %.0f %% exposed\n",
+            "streams wait %.3f and %.3f ms of that: %.0f (%.0f to %.0f) and %.0f (%.0f to %.0f) %% "
+            "exposed\n",
             row["what"].get<std::string>().c_str(), row["milliseconds"].get<double>(),
             row["longer_milliseconds"].get<double>(), row["messages_milliseconds"].get<double>(),
             row["exposed_milliseconds"][0].get<double>(),
-            row["exposed_milliseconds"][1].get<double>(), 100 * row["exposed"][0].get<double>(),
-            100 * row["exposed"][1].get<double>());
+            row["exposed_milliseconds"][1].get<double>(), percent(row["exposed"][0]),
+            percent(row["exposed_quartiles"][0][0]), percent(row["exposed_quartiles"][0][1]),
+            percent(row["exposed"][1]), percent(row["exposed_quartiles"][1][0]),
+            percent(row["exposed_quartiles"][1][1]));
         report["rows"].push_back(std::move(row));
     };
     for (const attention_size& s : {attention_size{32760, 12, 128}, attention_size{20280, 12, 128},

@@ -30,10 +30,15 @@ inline void must(cudaError_t status) {
     if (status != cudaSuccess) throw latpar::device_error(cudaGetErrorString(status));
 }
 
+/// The value below which such a share of the others lies.
+[[nodiscard]] inline double quantile(std::vector<double> values, double share) {
+    const auto at =
+        values.begin() + static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size()));
+    std::nth_element(values.begin(), at, values.end());
+    return *at;
+}
 [[nodiscard]] inline double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
+    return quantile(std::move(values), 0.5);
 }
 
 /// A point in a stream, and how long it was after another.
