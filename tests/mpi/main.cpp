@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The main function of the tests that run under mpirun.
-#define CATCH_CONFIG_RUNNER
 #include <latpar/mpi/environment.hpp>
 
-#include <support/catch.hpp>
+#include <support/run_tests.hpp>
 
 #ifdef LATPAR_TEST_DEVICES
 #include <cuda/enough_devices.hpp>
@@ -14,5 +13,5 @@ int main(int argc, char** argv) {
 #ifdef LATPAR_TEST_DEVICES
     if (!has_enough_devices()) return skipped;
 #endif
-    return Catch::Session().run(argc, argv);
+    return run_tests(argc, argv);
 }

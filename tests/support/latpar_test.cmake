@@ -8,7 +8,8 @@ if(NOT Catch2_FOUND)
 endif()
 
 # Catch2 3 is a library with headers of its own, Catch2 2 a single header.
-add_library(latpar_test_main STATIC ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
+add_library(latpar_test_main STATIC
+    ${CMAKE_CURRENT_LIST_DIR}/main.cpp ${CMAKE_CURRENT_LIST_DIR}/run_tests.cpp)
 target_include_directories(latpar_test_main PUBLIC ${CMAKE_CURRENT_LIST_DIR}/..)
 target_link_libraries(latpar_test_main PUBLIC latpar::latpar Catch2::Catch2)
 target_compile_definitions(latpar_test_main PUBLIC
@@ -18,12 +19,14 @@ if(Catch2_VERSION VERSION_GREATER_EQUAL 3)
 endif()
 
 # Compiling the test runner costs more than running it ever will.
-set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/main.cpp PROPERTIES COMPILE_OPTIONS -O0)
+set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/run_tests.cpp PROPERTIES COMPILE_OPTIONS -O0)
 
 # What the tests run, and nothing else.
 add_custom_target(latpar_tests)
 # Those of them that need a device: labelled gpu or nccl.
 add_custom_target(latpar_device_tests)
+# Those of them whose ranks are threads of one process: labelled threads.
+add_custom_target(latpar_thread_tests)
 
 # Open MPI as root in a container needs its consent, and more ranks than cores need it too.
 set(LATPAR_MPIEXEC_FLAGS --allow-run-as-root --oversubscribe CACHE STRING
@@ -50,6 +53,9 @@ function(latpar_test name)
     add_dependencies(latpar_tests ${target})
     if("gpu" IN_LIST arg_LABELS OR "nccl" IN_LIST arg_LABELS)
         add_dependencies(latpar_device_tests ${target})
+    endif()
+    if("threads" IN_LIST arg_LABELS)
+        add_dependencies(latpar_thread_tests ${target})
     endif()
     set(entries)
     if(arg_RANKS)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The main function of every test executable.
-#define CATCH_CONFIG_RUNNER
-#include <support/catch.hpp>
+// The main function of every test executable that brings none.
+#include <support/run_tests.hpp>
 
 int main(int argc, char** argv) {
-    return Catch::Session().run(argc, argv);
+    return run_tests(argc, argv);
 }
