@@ -34,11 +34,14 @@ set(LATPAR_MPIEXEC_FLAGS --allow-run-as-root --oversubscribe CACHE STRING
 
 # latpar_test(NAME SOURCES a.cpp ... LABELS unit ... [LIBRARIES ...] [TIMEOUT seconds])
 # runs the executable once. With RANKS 1 2 3 it is run under mpirun for each number of ranks.
-# With DEVICES 1 it is skipped where there are fewer CUDA devices.
+# With DEVICES 1 it is skipped where there are fewer CUDA devices. Sanitizers have four times as long.
 function(latpar_test name)
     cmake_parse_arguments(arg "" "TIMEOUT;DEVICES" "SOURCES;LABELS;LIBRARIES;RANKS" ${ARGN})
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 300)
+    endif()
+    if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=")
+        math(EXPR arg_TIMEOUT "4 * ${arg_TIMEOUT}")
     endif()
     set(target test_${name})
     if(arg_DEVICES AND NOT arg_RANKS)
