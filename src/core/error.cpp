@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The texts of exceptions.
 #include <latpar/core/error.hpp>
 
 #include <locale>

@@ -265,7 +265,10 @@ TEST_CASE("one part takes any overlap and has none; nothing travels wider than t
 TEST_CASE("hundreds of ranks and latents of any size are planned, or refused, at once") {
     for (const auto layout : {latent_layout::automatic, latent_layout::replicated}) {
         const auto plan = plan_latent_parallel(wan_problem(21), with(0.5, layout), 512);
-        for (const int rank : {0, 1, 256}) CHECK(plan.workspace_bytes(rank) > 0);
+        index_t largest = 0;
+        for (int rank = 0; rank < plan.ranks; ++rank)
+            largest = std::max(largest, plan.workspace_bytes(rank));
+        CHECK(largest > 0);
         CHECK(plan.cut_of(0).parts[511].window.empty());
     }
     latent_problem endless = wan_problem(21);

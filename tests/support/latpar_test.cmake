@@ -25,7 +25,7 @@ set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/run_tests.cpp PROPERTIES C
 add_custom_target(latpar_tests)
 # Those of them that need a device: labelled gpu or nccl.
 add_custom_target(latpar_device_tests)
-# Those of them whose ranks are threads of one process: labelled threads.
+# Those of them that have several threads: labelled threads.
 add_custom_target(latpar_thread_tests)
 
 # Open MPI as root in a container needs its consent, and more ranks than cores need it too.
@@ -40,7 +40,7 @@ function(latpar_test name)
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 300)
     endif()
-    if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=")
+    if(latpar_sanitized)
         math(EXPR arg_TIMEOUT "4 * ${arg_TIMEOUT}")
     endif()
     set(target test_${name})

@@ -65,6 +65,7 @@ template <class... Parts>
     return join({as_streamed(parts)...});
 }
 
+/// Throws `Error` with them as its message; apart, so that what calls `require` stays small.
 template <class Error>
 [[noreturn]] void fail(std::initializer_list<streamed> parts) {
     throw Error(join(parts));
