@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 namespace generate {
@@ -60,8 +61,10 @@ void latent_file::close() {
     if (frames_ < extents_[2]) move_channels_together();
     file_.flush();
     require_good();
+    std::error_code problem;
+    std::filesystem::rename(temporary_, path_, problem);
+    require<latpar::io_error>(!problem, path_.string(), " cannot be written: ", problem.message());
     file_.close();
-    std::filesystem::rename(temporary_, path_);
 }
 
 std::string latent_file::header() const {
@@ -113,8 +116,11 @@ void latent_file::move_channels_together() {
     const std::string text = header();
     file_.write(text.data(), std::ssize(text));
     file_.flush();
+    std::error_code problem;
     std::filesystem::resize_file(temporary_,
-                                 static_cast<std::uintmax_t>(position_of(extents_[1], 0)));
+                                 static_cast<std::uintmax_t>(position_of(extents_[1], 0)), problem);
+    require<latpar::io_error>(!problem, temporary_.string(),
+                              " cannot be made shorter: ", problem.message());
 }
 
 void latent_file::require_good() const {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tests of core/memory.hpp: ownership, alignment and the counting resource.
+#include <latpar/core/latent_block.hpp>
 #include <latpar/core/memory.hpp>
 
 #include <support/catch.hpp>
@@ -98,6 +99,37 @@ TEST_CASE("a tensor is a dense view of its own memory") {
     CHECK(resource.allocations() == 1);
 }
 
+TEST_CASE("what was moved from is empty, and what was moved to owns its memory alone") {
+    counting_resource resource;
+    const memory_source source{&resource, memory_space::host};
+    latent mine({1, 1, 2, 3, 4}, dtype::f32, source);
+    latent video({1, 1, 1, 1, 1}, dtype::f32, source);
+    for (int again = 0; again < 2; ++again) {
+        std::byte* const address = mine.view().data;
+        video = std::move(mine);
+        CHECK(video.view().data == address);
+        CHECK(mine.view().data == nullptr);
+        CHECK(mine.bytes() == 0);
+        CHECK(mine.elements<float>().empty());
+        // The memory that it replaced is given back at once, and not kept by the other.
+        CHECK(resource.bytes_in_use() == 96);
+        mine = latent({1, 1, 2, 3, 4}, dtype::f32, source);
+    }
+    latent_block block(96, dtype::f32, source);
+    block.place(1, 1, box_of({2, 3, 4}));
+    latent_block other;
+    other = std::move(block);
+    CHECK(other.where() == box_of({2, 3, 4}));
+    CHECK(other.view().bytes() == 96);
+    CHECK(block.view().data == nullptr);
+    CHECK(block.view().bytes() == 0);
+    CHECK(block.where().empty());
+    const latent_block third = std::move(other);
+    CHECK(third.view().bytes() == 96);
+    CHECK(other.view().data == nullptr);
+    CHECK(other.view().bytes() == 0);
+}
+
 TEST_CASE("a tensor of half precision takes half the bytes") {
     CHECK(tensor<2>({3, 5}, dtype::bf16).bytes() == 30);
     CHECK(tensor<2>({3, 0}).bytes() == 0);
@@ -107,6 +139,12 @@ TEST_CASE("a tensor refuses a negative extent and the wrong element type") {
     CHECK_THROWS_AS((tensor<2>({3, -1})), usage_error);
     // The product of two negative extents would look like a size.
     CHECK_THROWS_WITH((tensor<2>({-2, -3})), "a tensor extent of -2 was asked for");
+    // So would one of too many.
+    constexpr index_t large = index_t{1} << 20;
+    CHECK_THROWS_WITH(latent({1, 16, large, large, large}),
+                      ContainsSubstring("more bytes than can be counted"));
+    CHECK_THROWS_WITH((tensor<2>({index_t{1} << 61, 1})), ContainsSubstring("than can be counted"));
+    CHECK_THROWS_AS(latent({0, large, large, large, large}), usage_error);
     tensor<1> numbers({4});
     CHECK_THROWS_AS(numbers.elements<std::int32_t>(), usage_error);
 }

@@ -90,4 +90,13 @@ TEST_CASE("frames that do not fit, and files that cannot be written, are refused
     CHECK_THROWS_AS(other.add(z.view()), latpar::usage_error);
     latent_file nowhere(folder / "none" / "z.safetensors", {1, 2, 5, 2, 2}, {});
     CHECK_THROWS_WITH(nowhere.add(z.view()), ContainsSubstring("z.safetensors cannot be written"));
+    // Where a folder stands in the way of the name, nothing stays either.
+    const temporary_directory other_folder;
+    std::filesystem::create_directories(other_folder / "taken" / "by");
+    {
+        latent_file taken(other_folder / "taken", {1, 2, 4, 2, 2}, {});
+        taken.add(z.view());
+        CHECK_THROWS_AS(taken.close(), latpar::io_error);
+    }
+    CHECK(files_in(other_folder / "") == 1);
 }

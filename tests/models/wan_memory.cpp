@@ -138,3 +138,31 @@ TEST_CASE("the weights of the published models are their parameters") {
     CHECK(wan::weight_bytes(published(12, 8960, 30), {0, -1}) == 4 * index_t{1418996800});
     CHECK(wan::weight_bytes(published(40, 13824, 40), {0, -1}) == 4 * index_t{14288491584});
 }
+
+TEST_CASE("an executor that could not get its scratch memory works on with less") {
+    struct limited final : std::pmr::memory_resource {
+        void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+            if (bytes > 1 << 20) throw std::bad_alloc();
+            return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+        }
+        void do_deallocate(void* data, std::size_t bytes, std::size_t alignment) override {
+            std::pmr::new_delete_resource()->deallocate(data, bytes, alignment);
+        }
+        [[nodiscard]] bool do_is_equal(
+            const std::pmr::memory_resource& other) const noexcept override {
+            return this == &other;
+        }
+    } memory;
+    wan::executor executor({.threads = 1, .memory = {&memory, memory_space::host}});
+    float sum = 0;
+    const auto use = [&](index_t floats) {
+        executor.run(1, floats, [&](index_t, float* scratch) {
+            scratch[floats - 1] = 2;
+            sum += scratch[floats - 1];
+        });
+    };
+    use(1000);
+    CHECK_THROWS_AS(use(1 << 20), std::bad_alloc);
+    use(1000);
+    CHECK(sum == 4);
+}

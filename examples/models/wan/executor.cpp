@@ -35,6 +35,7 @@ index_t executor::scratch_bytes(index_t floats, int threads) noexcept {
 
 void executor::reserve(index_t floats) {
     if (rounded(floats) <= floats_per_thread_) return;
+    floats_per_thread_ = 0;
     scratch_ = latpar::buffer();
     scratch_ = latpar::buffer(scratch_bytes(floats, threads()), memory_);
     floats_per_thread_ = rounded(floats);

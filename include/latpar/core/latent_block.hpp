@@ -6,7 +6,8 @@
 
 namespace latpar::inline v0 {
 
-/// A dense [B, C, box] tensor whose box may change within the memory that it was made with.
+/// A dense [B, C, box] tensor whose box may change within the memory that it was made with. One that
+/// was moved from is empty.
 class latent_block {
 public:
     latent_block() = default;
@@ -16,6 +17,16 @@ public:
         view_.type = type;
         view_.space = source.space;
         view_.data = storage_.data();
+    }
+    latent_block(latent_block&& other) noexcept
+        : storage_(std::move(other.storage_)),
+          view_(std::exchange(other.view_, {})),
+          where_(std::exchange(other.where_, {})) {}
+    latent_block& operator=(latent_block&& other) noexcept {
+        storage_ = std::move(other.storage_);
+        view_ = std::exchange(other.view_, {});
+        where_ = std::exchange(other.where_, {});
+        return *this;
     }
 
     /// Makes this a block of `where`; the elements are then undefined.
@@ -33,6 +44,8 @@ public:
     [[nodiscard]] const box& where() const noexcept { return where_; }
     [[nodiscard]] latent_view view() noexcept { return view_; }
     [[nodiscard]] const_latent_view view() const noexcept { return view_; }
+    /// Where its memory comes from.
+    [[nodiscard]] const memory_source& source() const noexcept { return storage_.source(); }
     /// All of the memory, as a view without extents.
     [[nodiscard]] latent_view memory() const noexcept {
         return {storage_.data(), {}, {}, view_.type, view_.space};

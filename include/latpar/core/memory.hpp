@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <memory_resource>
 #include <utility>
 
@@ -44,9 +45,10 @@ public:
           data_(std::exchange(other.data_, nullptr)),
           bytes_(std::exchange(other.bytes_, 0)) {}
     buffer& operator=(buffer&& other) noexcept {
-        std::swap(source_, other.source_);
-        std::swap(data_, other.data_);
-        std::swap(bytes_, other.bytes_);
+        buffer taken(std::move(other));
+        std::swap(source_, taken.source_);
+        std::swap(data_, taken.data_);
+        std::swap(bytes_, taken.bytes_);
         return *this;
     }
     buffer(const buffer&) = delete;
@@ -58,6 +60,7 @@ public:
     [[nodiscard]] std::byte* data() const noexcept { return data_; }
     [[nodiscard]] index_t bytes() const noexcept { return bytes_; }
     [[nodiscard]] memory_space space() const noexcept { return source_.space; }
+    [[nodiscard]] const memory_source& source() const noexcept { return source_; }
 
     /// Gives the memory up: it is never given back, since others may write to it at any time.
     void abandon() noexcept {
@@ -71,19 +74,24 @@ private:
     index_t bytes_ = 0;
 };
 
-/// A dense tensor that owns its memory; its elements are not initialised.
+/// A dense tensor that owns its memory; its elements are not initialised. One that was moved from is
+/// empty.
 template <std::size_t Rank>
 class tensor {
 public:
     tensor() = default;
     explicit tensor(const std::array<index_t, Rank>& extents, dtype type = dtype::f32,
                     memory_source source = {})
-        : view_{nullptr, extents, dense_strides(extents), type, source.space} {
-        for (const index_t extent : extents) {
-            detail::require(extent >= 0, "a tensor extent of ", extent, " was asked for");
-        }
+        : view_{nullptr, checked(extents, type), dense_strides(extents), type, source.space} {
         storage_ = buffer(view_.bytes(), source);
         view_.data = storage_.data();
+    }
+    tensor(tensor&& other) noexcept
+        : storage_(std::move(other.storage_)), view_(std::exchange(other.view_, {})) {}
+    tensor& operator=(tensor&& other) noexcept {
+        storage_ = std::move(other.storage_);
+        view_ = std::exchange(other.view_, {});
+        return *this;
     }
 
     [[nodiscard]] basic_view<std::byte, Rank> view() noexcept { return view_; }
@@ -101,6 +109,21 @@ public:
     }
 
 private:
+    static const std::array<index_t, Rank>& checked(const std::array<index_t, Rank>& extents,
+                                                    dtype type) {
+        index_t left = std::numeric_limits<index_t>::max() / size_of(type);
+        for (const index_t extent : extents) {
+            detail::require(extent >= 0, "a tensor extent of ", extent, " was asked for");
+            // As strides count them, an empty tensor too.
+            left /= std::max<index_t>(extent, 1);
+            detail::require(left > 0,
+                            "a tensor of more bytes than can be counted was asked for, by "
+                            "an extent of ",
+                            extent);
+        }
+        return extents;
+    }
+
     buffer storage_;
     basic_view<std::byte, Rank> view_{};
 };
