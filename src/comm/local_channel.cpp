@@ -39,6 +39,22 @@ std::string disagreement_of(const local_entry& send, const local_entry& recv) {
 
 }  // namespace
 
+local_seat::local_seat(std::shared_ptr<local_channel> channel, int rank, bool is_first)
+    : channel_(std::move(channel)),
+      rank_(rank),
+      is_first_(is_first),
+      exceptions_(std::uncaught_exceptions()) {
+    channel_->enter(rank);
+}
+
+local_seat::~local_seat() {
+    if (std::uncaught_exceptions() <= exceptions_) {
+        channel_->leave(rank_);
+    } else if (is_first_) {
+        channel_->abort(rank_, "an exception has destroyed its communicator");
+    }
+}
+
 local_channel::local_channel(int size)
     : queues_(static_cast<std::size_t>(size) * static_cast<std::size_t>(size)),
       sides_(static_cast<std::size_t>(size)),
@@ -60,8 +76,7 @@ void local_channel::wake(int rank) {
 
 void local_channel::require_usable(int rank) {
     if (sides_[static_cast<std::size_t>(rank)].broken) {
-        abort(concat("aborted by rank ", rank, " of ", size(),
-                     ": an exception passed through an exchange that it left unfinished"));
+        abort(rank, "an exception passed through an exchange that it left unfinished");
     }
 }
 
@@ -228,6 +243,13 @@ bool local_channel::wait_until(local_exchange& exchange, deadline when) {
             return true;
         }
         if (reason_) fail(*reason_);
+        for (const local_entry& entry : exchange.entries) {
+            if (gone_ == 0) break;
+            if (entry.state == status::queued &&
+                sides_[static_cast<std::size_t>(entry.peer)].gone) {
+                fail(text_of_gone(exchange.rank, entry.peer));
+            }
+        }
         if (when == deadline::max()) {
             // The one thread that could start the other side is this one.
             for (const local_entry& entry : exchange.entries) {
@@ -279,6 +301,12 @@ std::vector<std::string> local_channel::all_gather(int rank, std::string_view te
     }
     while (round.arrived < size()) {
         if (reason_) throw comm_error(*reason_);
+        for (int peer = 0; peer < size() && gone_ > 0; ++peer) {
+            const side& theirs = sides_[static_cast<std::size_t>(peer)];
+            if (theirs.gone && theirs.gathers < mine.gathers) {
+                throw comm_error(text_of_gone(rank, peer));
+            }
+        }
         pause(rank, deadline::max(), lock);
     }
     std::vector<std::string> out = round.texts;
@@ -286,7 +314,8 @@ std::vector<std::string> local_channel::all_gather(int rank, std::string_view te
     return out;
 }
 
-local_channel::seat local_channel::join(std::uint64_t number, int color, int size, int rank) {
+std::shared_ptr<local_seat> local_channel::join(std::uint64_t number, int color, int size,
+                                                int rank) {
     const lock_type lock(mutex_);
     if (reason_) throw comm_error(*reason_);
     forming& part = forming_[{number, color}];
@@ -294,33 +323,74 @@ local_channel::seat local_channel::join(std::uint64_t number, int color, int siz
         part = {std::make_shared<local_channel>(size), size};
         std::erase_if(children_, [](const auto& child) { return child.expired(); });
         children_.push_back(part.channel);
+        // Into a part all have agreed to go; a duplicate, those that have left will never enter.
+        for (int peer = 0; peer < this->size() && color == no_color; ++peer) {
+            if (sides_[static_cast<std::size_t>(peer)].gone) part.channel->mark_gone(peer);
+        }
     }
-    seat out{part.channel, rank};
+    auto out = std::make_shared<local_seat>(part.channel, rank, false);
     if (--part.missing == 0) forming_.erase({number, color});
     return out;
 }
 
-local_channel::seat local_channel::split(int rank, int color, int key) {
+std::shared_ptr<local_seat> local_channel::split(int rank, int color, int key) {
     const std::vector<int> members = split_members(all_gather(rank, split_text(color, key)), color);
     const std::uint64_t number = sides_[static_cast<std::size_t>(rank)].splits++;
-    if (color == no_color) return {};
+    if (color == no_color) return nullptr;
     const auto place = std::find(members.begin(), members.end(), rank);
     return join(number, color, static_cast<int>(members.size()),
                 static_cast<int>(place - members.begin()));
 }
 
-local_channel::seat local_channel::duplicate(int rank) {
+std::shared_ptr<local_seat> local_channel::duplicate(int rank) {
     require_usable(rank);
     return join(sides_[static_cast<std::size_t>(rank)].splits++, no_color, size(), rank);
 }
 
-void local_channel::abort(const std::string& reason) {
+void local_channel::enter(int rank) {
+    const lock_type lock(mutex_);
+    side& mine = sides_[static_cast<std::size_t>(rank)];
+    ++mine.seats;
+    gone_ -= std::exchange(mine.gone, false) ? 1 : 0;
+}
+
+void local_channel::leave(int rank) {
+    const lock_type lock(mutex_);
+    side& mine = sides_[static_cast<std::size_t>(rank)];
+    if (--mine.seats > 0) return;
+    mine.gone = true;
+    ++gone_;
+    // Of duplicates it made its own or never will.
+    for (const auto& [key, part] : forming_) {
+        if (key.second == no_color && key.first >= mine.splits) part.channel->mark_gone(rank);
+    }
+    for (int peer = 0; peer < size(); ++peer) wake(peer);
+}
+
+void local_channel::mark_gone(int rank) {
+    const lock_type lock(mutex_);
+    sides_[static_cast<std::size_t>(rank)].gone = true;
+    ++gone_;
+    for (int peer = 0; peer < size(); ++peer) wake(peer);
+}
+
+std::string local_channel::text_of_gone(int rank, int peer) const {
+    return concat("rank ", rank, " waits for rank ", peer, " of ", size(),
+                  ", which has returned or given its communicator up; every rank must make the "
+                  "same calls");
+}
+
+void local_channel::abort(int rank, std::string_view reason) {
+    abort(concat("aborted by rank ", rank, " of ", size(), ": ", reason));
+}
+
+void local_channel::abort(const std::string& text) {
     const lock_type lock(mutex_);
     if (reason_) return;
-    reason_ = reason;
+    reason_ = text;
     // Under the lock: who sees this one aborted shall find those below aborted too.
     for (const auto& weak : children_) {
-        if (const auto child = weak.lock()) child->abort(reason);
+        if (const auto child = weak.lock()) child->abort(text);
     }
     for (int rank = 0; rank < size(); ++rank) wake(rank);
 }

@@ -44,6 +44,29 @@ struct local_exchange {
     std::vector<local_entry> entries;
 };
 
+class local_channel;
+
+/// The place of one rank in a channel, for as long as anybody may use it. Whoever waits for a rank
+/// that has left its place is told.
+class local_seat {
+public:
+    /// `is_first`: the channel was not made from another. If an exception destroys such a place it
+    /// aborts the channel; below one, whoever the exception comes to aborts with its message.
+    local_seat(std::shared_ptr<local_channel> channel, int rank, bool is_first = true);
+    local_seat(const local_seat&) = delete;
+    local_seat& operator=(const local_seat&) = delete;
+    ~local_seat();
+
+    [[nodiscard]] local_channel& channel() const noexcept { return *channel_; }
+    [[nodiscard]] int rank() const noexcept { return rank_; }
+
+private:
+    std::shared_ptr<local_channel> channel_;
+    int rank_;
+    bool is_first_;
+    int exceptions_;
+};
+
 /// One communicator, seen by all its ranks.
 ///
 /// Everything is guarded by one mutex, but for the copies: those are claimed under the mutex and
@@ -63,16 +86,13 @@ public:
     void drop(local_exchange& exchange, bool unwinding) noexcept;
 
     [[nodiscard]] std::vector<std::string> all_gather(int rank, std::string_view text);
-    /// The part of this rank and its rank there; null for no_color.
-    struct seat {
-        std::shared_ptr<local_channel> channel;
-        int rank = 0;
-    };
-    [[nodiscard]] seat split(int rank, int color, int key);
-    [[nodiscard]] seat duplicate(int rank);
-    void abort(const std::string& reason);
+    /// The seat of this rank in its part; null for no_color.
+    [[nodiscard]] std::shared_ptr<local_seat> split(int rank, int color, int key);
+    [[nodiscard]] std::shared_ptr<local_seat> duplicate(int rank);
+    void abort(int rank, std::string_view reason);
 
 private:
+    friend class local_seat;
     using lock_type = std::unique_lock<std::mutex>;
 
     struct queue {
@@ -87,6 +107,8 @@ private:
         std::uint64_t gathers = 0;
         std::uint64_t splits = 0;
         bool broken = false;
+        int seats = 0;
+        bool gone = false;
     };
     struct gathering {
         std::vector<std::string> texts;
@@ -110,7 +132,13 @@ private:
     void pause(int rank, deadline when, lock_type& lock);
     void wake(int rank);
     void require_usable(int rank);
-    [[nodiscard]] seat join(std::uint64_t number, int color, int size, int rank);
+    void abort(const std::string& text);
+    [[nodiscard]] std::shared_ptr<local_seat> join(std::uint64_t number, int color, int size,
+                                                   int rank);
+    void enter(int rank);
+    void leave(int rank);
+    void mark_gone(int rank);
+    [[nodiscard]] std::string text_of_gone(int rank, int peer) const;
 
     std::mutex mutex_;
     std::vector<queue> queues_;
@@ -119,6 +147,7 @@ private:
     std::map<std::pair<std::uint64_t, int>, forming> forming_;
     std::vector<std::weak_ptr<local_channel>> children_;
     std::optional<std::string> reason_;
+    int gone_ = 0;
     int yields_ = 0;
 };
 

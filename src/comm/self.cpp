@@ -8,29 +8,30 @@
 
 namespace latpar::inline v0 {
 
-self_communicator::self_communicator() : channel_(std::make_shared<detail::local_channel>(1)) {}
+self_communicator::self_communicator()
+    : seat_(std::make_shared<detail::local_seat>(std::make_shared<detail::local_channel>(1), 0)) {}
 
 local_request self_communicator::start_exchange(std::span<const send_op> sends,
                                                 std::span<const recv_op> recvs, stream_ref) {
-    return channel_->start(0, sends, recvs);
+    return seat_->channel().start(0, sends, recvs);
 }
 
 std::optional<self_communicator> self_communicator::split(int color, int key) {
-    detail::local_channel::seat seat = channel_->split(0, color, key);
-    if (!seat.channel) return std::nullopt;
-    return self_communicator(std::move(seat.channel));
+    std::shared_ptr<detail::local_seat> seat = seat_->channel().split(0, color, key);
+    if (!seat) return std::nullopt;
+    return self_communicator(std::move(seat));
 }
 
 self_communicator self_communicator::duplicate() {
-    return self_communicator(channel_->duplicate(0).channel);
+    return self_communicator(seat_->channel().duplicate(0));
 }
 
 std::vector<std::string> self_communicator::control_all_gather(std::string_view text) {
-    return channel_->all_gather(0, text);
+    return seat_->channel().all_gather(0, text);
 }
 
 void self_communicator::abort(std::string_view reason) {
-    channel_->abort(detail::concat("aborted by rank 0 of 1: ", reason));
+    seat_->channel().abort(0, reason);
 }
 
 }  // namespace latpar::inline v0

@@ -9,40 +9,36 @@
 #include <utility>
 
 namespace latpar::inline v0 {
-namespace {
 
-std::string abort_text(int rank, int size, std::string_view reason) {
-    return detail::concat("aborted by rank ", rank, " of ", size, ": ", reason);
+int thread_communicator::rank() const noexcept {
+    return seat_->rank();
 }
 
-}  // namespace
-
 int thread_communicator::size() const noexcept {
-    return channel_->size();
+    return seat_->channel().size();
 }
 
 local_request thread_communicator::start_exchange(std::span<const send_op> sends,
                                                   std::span<const recv_op> recvs, stream_ref) {
-    return channel_->start(rank_, sends, recvs);
+    return seat_->channel().start(rank(), sends, recvs);
 }
 
 std::optional<thread_communicator> thread_communicator::split(int color, int key) {
-    detail::local_channel::seat seat = channel_->split(rank_, color, key);
-    if (!seat.channel) return std::nullopt;
-    return thread_communicator(std::move(seat.channel), seat.rank);
+    std::shared_ptr<detail::local_seat> seat = seat_->channel().split(rank(), color, key);
+    if (!seat) return std::nullopt;
+    return thread_communicator(std::move(seat));
 }
 
 thread_communicator thread_communicator::duplicate() {
-    detail::local_channel::seat seat = channel_->duplicate(rank_);
-    return {std::move(seat.channel), seat.rank};
+    return thread_communicator(seat_->channel().duplicate(rank()));
 }
 
 std::vector<std::string> thread_communicator::control_all_gather(std::string_view text) {
-    return channel_->all_gather(rank_, text);
+    return seat_->channel().all_gather(rank(), text);
 }
 
 void thread_communicator::abort(std::string_view reason) {
-    channel_->abort(abort_text(rank_, size(), reason));
+    seat_->channel().abort(rank(), reason);
 }
 
 thread_team::thread_team(int ranks) : size_(ranks) {
@@ -53,7 +49,7 @@ thread_team::thread_team(int ranks) : size_(ranks) {
 thread_communicator thread_team::communicator(int rank) const {
     detail::require(rank >= 0 && rank < size_, "rank ", rank, " of a team of ", size_,
                     " was asked for; the last is ", size_ - 1);
-    return {channel_, rank};
+    return thread_communicator(std::make_shared<detail::local_seat>(channel_, rank));
 }
 
 void thread_team::run_ranks(const std::function<void(thread_communicator&)>& f) const {
@@ -70,11 +66,13 @@ void thread_team::run_ranks(const std::function<void(thread_communicator&)>& f) 
                 first_is_echo = is_echo;
             }
         }
-        channel->abort(abort_text(rank, size_, message));
+        channel->abort(rank, message);
     };
     const auto body = [&](int rank) {
+        // Left when the others have been told of an exception, and no sooner.
+        const auto seat = std::make_shared<detail::local_seat>(channel, rank);
         try {
-            thread_communicator comm(channel, rank);
+            thread_communicator comm(seat);
             f(comm);
         } catch (const comm_error& error) {
             fail(rank, error.what(), true);

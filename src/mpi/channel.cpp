@@ -6,6 +6,7 @@
 #include <mpi/control.hpp>
 
 #include <climits>
+#include <exception>
 #include <utility>
 
 #if __has_include(<mpi-ext.h>)
@@ -28,7 +29,8 @@ channel::channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> pa
       control_(control),
       parent_(std::move(parent)),
       family_(parent_ ? parent_->family_ : std::make_shared<family>()),
-      notice_(control, parent_ ? &parent_->notice_ : nullptr, std::move(places_in_parent)) {
+      notice_(control, parent_ ? &parent_->notice_ : nullptr, std::move(places_in_parent)),
+      exceptions_(std::uncaught_exceptions()) {
     check(MPI_Comm_set_errhandler(payload_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_rank(payload_, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(payload_, &size_), "MPI_Comm_size");
@@ -36,7 +38,12 @@ channel::channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> pa
 }
 
 channel::~channel() {
-    if (is_finalized() || broken_ || notice_.is_known()) return;
+    if (is_finalized()) return;
+    // Whoever made this one from another is told by that one.
+    if (!parent_ && std::uncaught_exceptions() > exceptions_) {
+        abort("an exception has destroyed its communicator");
+    }
+    if (broken_ || notice_.is_known()) return;
     MPI_Comm_free(&payload_);
     MPI_Comm_free(&control_);
 }

@@ -56,7 +56,8 @@ struct family {
 
 /// One communicator.
 ///
-/// An aborted or broken channel never frees its MPI communicators, or their identity could be given
+/// One that was not made from another is aborted if an exception destroys it. An aborted or broken
+/// channel never frees its MPI communicators, or their identity could be given
 /// to new ones that would receive what is still under way.
 class channel : public std::enable_shared_from_this<channel> {
 public:
@@ -116,6 +117,7 @@ private:
     std::deque<message_set> sets_;
     std::vector<message_set*> idle_;
     bool broken_ = false;
+    int exceptions_;
 };
 
 }  // namespace latpar::inline v0::mpi::detail

@@ -186,3 +186,92 @@ TEST_CASE("run rethrows what was thrown, though the others hear of it while it u
     }),
                       "no memory left");
 }
+
+TEST_CASE("who waits for a rank that has returned is told so, whatever it waits with") {
+    const auto told = [](auto wait) {
+        try {
+            thread_team(2).run([&](thread_communicator& comm) {
+                if (comm.rank() == 0) wait(comm);
+            });
+        } catch (const comm_error& error) {
+            return std::string(error.what());
+        }
+        return std::string();
+    };
+    const std::string expected =
+        "rank 0 waits for rank 1 of 2, which has returned or given its communicator up; every rank "
+        "must make the same calls";
+    float value = 0;
+    const std::array<recv_op, 1> recvs{recv_op{&value, 1, dtype::f32, 1}};
+    const std::array<send_op, 1> sends{send_op{&value, 1, dtype::f32, 1}};
+    CHECK(told([](auto& comm) { barrier(comm); }) == expected);
+    CHECK(told([&](auto& comm) { exchange(comm, {}, recvs); }) == expected);
+    CHECK(told([&](auto& comm) { exchange(comm, sends, {}); }) == expected);
+    // A duplicate is made without the others; nobody will come to this one.
+    CHECK(told([&](auto& comm) {
+              auto other = comm.duplicate();
+              exchange(other, {}, recvs);
+          }) == expected);
+    CHECK(told([&](auto& comm) {
+              auto request = comm.start_exchange({}, recvs, {});
+              while (!request.test()) {
+              }
+          }) == expected);
+    CHECK_THAT(told([](auto& comm) { static_cast<void>(comm.split(0, 0)); }),
+               ContainsSubstring("has returned"));
+}
+
+TEST_CASE("a rank may return while others still use what it has sent") {
+    std::array<float, 3> values{};
+    thread_team(3).run([&](thread_communicator& comm) {
+        const auto rank = static_cast<std::size_t>(comm.rank());
+        auto other = comm.duplicate();
+        values[rank] = all_reduce(other, 1.0f + float(rank), reduce_op::sum);
+        if (comm.rank() == 1) return;
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        auto part = comm.rank() == 0 ? 2 : 0;
+        float got = 0;
+        exchange(other, std::array{send_op{&values[rank], 1, dtype::f32, part}},
+                 std::array{recv_op{&got, 1, dtype::f32, part}});
+        values[rank] = got;
+    });
+    CHECK(values == std::array{6.0f, 6.0f, 6.0f});
+}
+
+TEST_CASE("a communicator that outlives the run of its team serves on") {
+    std::array<std::optional<thread_communicator>, 2> kept;
+    thread_team(2).run([&](thread_communicator& comm) {
+        kept[static_cast<std::size_t>(comm.rank())] = comm.duplicate();
+    });
+    std::array<int, 2> sums{};
+    const auto use = [&](std::size_t rank) {
+        sums[rank] = all_reduce(*kept[rank], static_cast<int>(rank) + 1, reduce_op::sum);
+    };
+    {
+        const std::jthread second([&] { use(1); });
+        use(0);
+    }
+    CHECK(sums == std::array{3, 3});
+}
+
+TEST_CASE(
+    "an exception that destroys the communicator of an engine's own thread reaches the others") {
+    const thread_team team(2);
+    std::string heard;
+    {
+        const std::jthread second([&] {
+            try {
+                thread_communicator comm = team.communicator(1);
+                throw std::runtime_error("weights not found");
+            } catch (const std::runtime_error&) {
+            }
+        });
+        thread_communicator comm = team.communicator(0);
+        try {
+            barrier(comm);
+        } catch (const comm_error& error) {
+            heard = error.what();
+        }
+    }
+    CHECK(heard == "aborted by rank 1 of 2: an exception has destroyed its communicator");
+}

@@ -30,10 +30,10 @@ public:
     void abort(std::string_view reason);
 
 private:
-    explicit self_communicator(std::shared_ptr<detail::local_channel> channel) noexcept
-        : channel_(std::move(channel)) {}
+    explicit self_communicator(std::shared_ptr<detail::local_seat> seat) noexcept
+        : seat_(std::move(seat)) {}
 
-    std::shared_ptr<detail::local_channel> channel_;
+    std::shared_ptr<detail::local_seat> seat_;
 };
 
 static_assert(communicator<self_communicator>);

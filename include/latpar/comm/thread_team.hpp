@@ -13,9 +13,10 @@ namespace latpar::inline v0 {
 /// A message is one copy from the sender's buffer into the receiver's, made by whichever of the two
 /// waits (by both, if large); a send is done when the receiver has it. Waiting threads sleep. It
 /// reaches host memory. Different communicators may be used by different threads at once.
+/// Errors: comm_error for who waits for a rank that has returned, or destroyed its communicator.
 class thread_communicator {
 public:
-    [[nodiscard]] int rank() const noexcept { return rank_; }
+    [[nodiscard]] int rank() const noexcept;
     [[nodiscard]] int size() const noexcept;
     [[nodiscard]] bool reaches(memory_space space) const noexcept {
         return space == memory_space::host;
@@ -30,11 +31,10 @@ public:
 
 private:
     friend class thread_team;
-    thread_communicator(std::shared_ptr<detail::local_channel> channel, int rank) noexcept
-        : channel_(std::move(channel)), rank_(rank) {}
+    explicit thread_communicator(std::shared_ptr<detail::local_seat> seat) noexcept
+        : seat_(std::move(seat)) {}
 
-    std::shared_ptr<detail::local_channel> channel_;
-    int rank_ = 0;
+    std::shared_ptr<detail::local_seat> seat_;
 };
 
 /// N ranks as N threads of this process.

@@ -10,6 +10,7 @@ namespace latpar::inline v0 {
 
 namespace detail {
 class local_channel;
+class local_seat;
 struct local_exchange;
 }  // namespace detail
 
