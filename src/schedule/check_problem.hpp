@@ -6,11 +6,6 @@
 
 namespace latpar::inline v0::detail {
 
-/// Errors: usage_error for a problem that cannot be sampled: no element, no step, a history of
-/// other steps, a type that is not computed with, or more bytes than can be counted when `copies`
-/// ranks or parts move all of it.
-void check_problem(const latent_problem& problem, index_t copies);
-
 /// Errors: usage_error unless `type` is computed with.
 void check_sampling_type(dtype type);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A scheduler whose every step is linear.
+#include <latpar/schedule/detail/hash_of.hpp>
 #include <latpar/schedule/linear_scheduler.hpp>
 
 #include <cmath>
@@ -73,6 +74,12 @@ std::span<const float> linear_scheduler::coefficients(index_t i) const {
             steps(), " steps");
     const std::size_t size = rows() * columns();
     return std::span(coefficients_).subspan(static_cast<std::size_t>(i) * size, size);
+}
+
+std::string linear_scheduler::fingerprint() const {
+    return detail::concat(
+        name_, " of ", steps(), " steps (",
+        detail::hash_of(timesteps(), sigmas(), std::span(std::as_const(coefficients_))), ')');
 }
 
 bool linear_scheduler::reads(index_t i, std::size_t column) const {

@@ -255,6 +255,7 @@ TEST_CASE("a loop that one rank of a mesh runs otherwise is one error on all") {
                             extents3{1, 2, 2});
             latent_problem problem;
             problem.channels = extents[1];
+            problem.extents = {1, 2, 2};
             try {
                 policy.agree(problem, world.rank() == odd ? "20 steps" : "10 steps");
             } catch (const usage_error& error) {
@@ -263,6 +264,19 @@ TEST_CASE("a loop that one rank of a mesh runs otherwise is one error on all") {
         });
         CHECK_THAT(texts[0], ContainsSubstring(latpar::detail::concat("rank ", odd, ": 20 steps")));
         for (const std::string& text : texts) CHECK(text == texts[0]);
+    }
+}
+
+TEST_CASE("a loop over another latent than lockstep was made for is one error on all") {
+    for (const std::string& text : messages_of(2, [](thread_communicator& comm) {
+             const auto model = [](const_latent_view, const step_info&, latent_view, stream_ref) {};
+             lockstep policy(model, std::vector{&comm}, extents3{1, 4, 4});
+             latent_problem problem;
+             problem.extents = {comm.rank() == 1 ? 2 : 1, 4, 4};
+             policy.agree(problem, "10 steps");
+         })) {
+        CHECK_THAT(text, ContainsSubstring("rank 1: the loop samples") &&
+                             ContainsSubstring("pass it the extents of the latent"));
     }
 }
 

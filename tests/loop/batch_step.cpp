@@ -238,6 +238,42 @@ TEST_CASE("ranks of the model with other plans are refused, and narrow latents a
     }
 }
 
+TEST_CASE("a batch that lacks its noise can be asked for again with it, or must begin anew") {
+    auto options = schedule::ddim_options::epsilon(6);
+    options.eta = 1;
+    const sampling_case c{{1, 2, 3, 4, 6}, schedule::ddim(options), 5};
+    const auto plan = plan_of(c, 2, 2, loop::reuse::newest, false);
+    const auto expected = sample_in_batches(c, plan, 1).latent;
+    counted_form model{1};
+    loop::batch_step loop(model, c.schedule, plan);
+    const philox_noise noise(c.seed);
+    const auto step = [&] {
+        const auto next = loop.next_request(noise);
+        REQUIRE(next.z.extents[0] == 1);
+        model(next.z, next.info, next.prediction, {});
+        loop.advance(noise);
+    };
+    loop.start(noise);
+    while (loop.step() < 2) step();
+    CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("pass a noise source"));
+    while (!loop.done()) step();
+    std::vector<float> out(expected.size());
+    loop.collect(make_view(out.data(), c.extents));
+    CHECK(out == expected);
+
+    loop.start(noise);
+    while (loop.step() < 2) step();
+    step();
+    static_cast<void>(loop.next_request(noise));
+    CHECK_THROWS_WITH(loop.advance(), ContainsSubstring("pass a noise source"));
+    // Some of the batch's steps may have been done.
+    CHECK_THROWS_WITH(loop.next_request(noise), ContainsSubstring("call start first"));
+    loop.start(noise);
+    loop.run(noise);
+    loop.collect(make_view(out.data(), c.extents));
+    CHECK(out == expected);
+}
+
 TEST_CASE("steppers are told when nothing was asked") {
     const sampling_case c{{1, 2, 3, 4, 6}, schedule::by_name("euler_flow", 6), 5};
     counted_form model{4};

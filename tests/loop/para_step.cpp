@@ -304,6 +304,27 @@ TEST_CASE("a run may be stopped after any step or round, and collected, and go o
     }
 }
 
+TEST_CASE("one rank alone may have the callback, and stop all of them") {
+    const sampling_case whole{{1, 1, 2, 3, 4}, schedule::by_name("euler_flow", 9), 5};
+    loop::para_step_options options;
+    options.warm_up = 2;
+    for (int with = 0; with < 3; ++with) {
+        thread_team(3).run([&](thread_communicator& comm) {
+            any_model model = guided_form;
+            loop::para_step loop(model, comm, whole.schedule,
+                                 plan_para_step(whole.problem(), options, 3));
+            const philox_noise noise(whole.seed);
+            loop.start(noise);
+            if (comm.rank() == with) {
+                EXPECT(!loop.run(noise, [](index_t i) { return i < 4; }));
+            } else {
+                loop.run(noise);
+            }
+            EXPECT(loop.step() == 5);
+        });
+    }
+}
+
 TEST_CASE("schedules that repeat a timestep are extrapolated without a division by zero") {
     const sampling_case c{{1, 1, 2, 3, 4}, schedule::by_name("unipc_flow", 400), 5};
     loop::para_step_options options;
@@ -430,6 +451,29 @@ TEST_CASE("bad options name the value and the remedy") {
     refused([](auto& o, auto&) { o.wire_state = dtype::u8; }, 2, "use f32, bf16 or f16");
     refused([](auto& o, auto&) { o.held = box_of({9, 4, 6}); }, 2, "held box");
     refused([](auto&, auto& p) { p.steps = 0; }, 2, "0 denoising steps");
+}
+
+TEST_CASE("ranks that were refused a plan may go on with another") {
+    const sampling_case c{{1, 2, 3, 4, 6}, schedule::by_name("euler_flow", 6), 5};
+    loop::para_step_options options;
+    options.warm_up = 2;
+    const auto expected = simulated(options, 3, guided_form, c).latent;
+    thread_team(3).run([&](thread_communicator& comm) {
+        any_model model = guided_form;
+        const auto construct = [&](index_t warm_up) {
+            auto mine = options;
+            mine.warm_up = warm_up;
+            return loop::para_step(model, comm, c.schedule, plan_para_step(c.problem(), mine, 3));
+        };
+        expect_throws([&] { construct(comm.rank() == 2 ? 3 : 2); }, "the ParaStep plan");
+        auto loop = construct(2);
+        const philox_noise noise(c.seed);
+        loop.start(noise);
+        loop.run(noise);
+        std::vector<float> out(expected.size());
+        loop.collect(make_view(out.data(), c.extents));
+        EXPECT(bitwise_equal(out, expected));
+    });
 }
 
 TEST_CASE("plans, schedules and noise that differ are refused on every rank") {

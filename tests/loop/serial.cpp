@@ -90,6 +90,7 @@ TEST_CASE("a whole latent can be the start, and a loop can start again") {
     CHECK(same(first, second));
     latent small({1, 3, 4, 5, 6});
     CHECK_THROWS_AS(loop.start(std::as_const(small).view()), usage_error);
+    CHECK_THROWS_WITH(loop.run(noise), ContainsSubstring("call start first"));
 }
 
 TEST_CASE("a callback stops the loop after the step it names") {
@@ -141,6 +142,41 @@ TEST_CASE("guided combines the branches as u + scale (c - u)") {
     wrapped(std::as_const(z).view(), info, got.view(), {});
     CHECK(relative_l2(got, expected) < 1e-6);
     CHECK(samples[0].branch == guidance_branch::guided);
+}
+
+TEST_CASE("a latent that cannot be sampled is refused before anything is taken for it") {
+    closed_form model;
+    const auto refused = [&](const std::array<index_t, 5>& wrong, dtype type, const char* why) {
+        counting_resource memory;
+        CHECK_THROWS_WITH(loop::serial(model, schedule::by_name("euler_flow", 2), wrong,
+                                       kernel::host{}, type, {&memory, memory_space::host}),
+                          ContainsSubstring(why));
+        CHECK(memory.allocations() == 0);
+    };
+    refused({0, 3, 4, 5, 6}, dtype::f32, "batch 0");
+    refused({1, -4, 4, 5, 6}, dtype::f32, "-4 channels");
+    refused({1, 3, 0, 5, 6}, dtype::f32, "extent along T is 0");
+    refused({1, 4, 6, 8, index_t{1} << 60}, dtype::f32, "more bytes than can be counted");
+    refused(extents, dtype::i64, "dtype i64 cannot be sampled in");
+}
+
+TEST_CASE("a model behind std::ref is asked for what else it has") {
+    struct wide : closed_form {
+        [[nodiscard]] index_t max_batch() const { return 8; }
+        void abort(std::string_view why) { reason = why; }
+        std::string reason;
+    };
+    wide model;
+    CHECK(max_batch_of(std::ref(model)) == 8);
+    guided wrapped(std::ref(model), 4.0);
+    CHECK(wrapped.max_batch() == 8);
+    wrapped.abort("no more");
+    CHECK(model.reason == "no more");
+    const wide& fixed = model;
+    CHECK(max_batch_of(fixed) == 8);
+    const auto plain = [](const_latent_view, const step_info&, latent_view, stream_ref) {};
+    CHECK(max_batch_of(plain) == 1);
+    CHECK(max_batch_of(std::ref(plain)) == 1);
 }
 
 TEST_CASE("a loop that was not started, or is done, says so") {

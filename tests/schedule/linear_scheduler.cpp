@@ -55,6 +55,17 @@ TEST_CASE("a step applies its rows in place") {
     CHECK(values_of(latents[2]) == std::vector<float>{0});
 }
 
+TEST_CASE(
+    "schedules whose steps differ have fingerprints that do, whatever their names and levels") {
+    const linear_step step{z - prediction, {prediction}};
+    const auto mine = [&](const linear_form& last) {
+        return linear_scheduler("mine", {2, 1}, {1, 0.5, 0}, {step, {last, {z}}});
+    };
+    CHECK(mine(z + 2 * previous).fingerprint() == heun_like().fingerprint());
+    CHECK(mine(z + 2.5 * previous).fingerprint() != heun_like().fingerprint());
+    CHECK_THAT(heun_like().fingerprint(), ContainsSubstring("mine of 2 steps ("));
+}
+
 TEST_CASE("what no later step reads is not computed") {
     // Tensor 1 feeds tensor 0, which nobody reads: neither is written.
     const linear_scheduler scheduler(

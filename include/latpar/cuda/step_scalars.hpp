@@ -96,6 +96,7 @@ public:
         return host().history_live(i, k);
     }
     [[nodiscard]] bool draws_noise(index_t i) const { return host().draws_noise(i); }
+    [[nodiscard]] std::string fingerprint() const { return host().fingerprint(); }
 
     /// As linear_scheduler::step, to the bit, for kernels that read coefficients in device memory.
     template <kernel_set Kernels>

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <concepts>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -39,14 +38,12 @@ public:
                memory_source source = {})
         : model_(&model),
           plan_(std::move(plan)),
-          stepper_(std::move(schedule),
-                   {plan_.problem.batch, plan_.problem.channels, plan_.problem.extents[0],
-                    plan_.problem.extents[1], plan_.problem.extents[2]},
-                   std::move(kernels), plan_.problem.type, source),
+          stepper_(std::move(schedule), plan_.problem.latent_extents(), std::move(kernels),
+                   plan_.problem.type, source),
           most_(std::max<index_t>(1, max_batch_of(model) / plan_.problem.batch)) {
+        // Refused on all ranks alike, which may try again: nothing is aborted.
+        ranks().agree(stepper_.problem(), plan_.run_fingerprint() + ", " + stepper_.fingerprint());
         guarded_call([&] {
-            ranks().agree(stepper_.problem(),
-                          plan_.run_fingerprint() + ", " + stepper_.fingerprint());
             check();
             take_memory(source);
         });
@@ -61,13 +58,15 @@ public:
             begin();
             stepper_.agree_on_noise(ranks(), noise, stream);
             stepper_.start(state_, noise, stream);
+            started_ = true;
         });
     }
-    /// Begins with a whole latent of which this rank takes what it holds.
+    /// Begins with a whole latent, the same on every rank, of which this rank takes what it holds.
     void start(const_latent_view initial, stream_ref stream = {}) {
         guarded_call([&] {
             begin();
             stepper_.start(state_, initial, stream);
+            started_ = true;
         });
     }
 
@@ -80,9 +79,12 @@ public:
     template <noise_source Noise>
     [[nodiscard]] request next_request(const Noise& noise, stream_ref stream = {}) {
         latpar::detail::require_started(started_, done());
+        if (in_round() && !drafted_) {
+            guarded_call([&] { draft(noise, stream); });
+            drafted_ = true;
+        }
         requested_ = true;
         if (!in_round()) return stepper_.request_for(step_, state_);
-        if (!drafted_) draft(noise, stream);
         const index_t count = std::min(most_, round().count - called_);
         samples_.clear();
         for (index_t r = called_; r < called_ + count; ++r) {
@@ -126,13 +128,14 @@ public:
     void advance(stream_ref stream = {}) { advance(latpar::detail::no_noise{}, stream); }
 
     /// Runs all steps that are left. `on_step(i)` is called when steps up to i are done, after each
-    /// of the warm-up and of each batch; when it returns false on any rank, all stop there and the
-    /// result is false. After the last step it is too late to stop.
+    /// of the warm-up and of each batch, on the ranks that pass it; when it returns false on any, all
+    /// stop there and the result is false. After the last step it is too late to stop.
     template <noise_source Noise, std::predicate<index_t> OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
-        latpar::detail::require_started(started_, false);
         return guarded_call([&] {
+            latpar::detail::require_started(started_, false);
             if (plan_.problem.draws_noise) stepper_.agree_on_noise(ranks(), noise, stream);
+            const bool is_watched = ranks().any_rank(latpar::detail::can_stop<OnStep>);
             while (!done()) {
                 const index_t before = step_;
                 while (step_ == before) {
@@ -141,10 +144,7 @@ public:
                     advance(noise, stream);
                 }
                 const bool stop = !on_step(step_ - 1);
-                if constexpr (!std::is_same_v<std::remove_cvref_t<OnStep>,
-                                              latpar::detail::carry_on>) {
-                    if (!done() && ranks().any_rank(stop)) return false;
-                }
+                if (is_watched && !done() && ranks().any_rank(stop)) return false;
             }
             return true;
         });
@@ -156,8 +156,10 @@ public:
 
     /// The latent as it stands, whole, on the ranks that get the result; others may pass {}.
     void collect(latent_view out, stream_ref stream = {}) {
-        latpar::detail::require_started(started_, false);
-        guarded_call([&] { ranks().collect(step_, state_, out, stepper_.kernels(), stream); });
+        guarded_call([&] {
+            latpar::detail::require_started(started_, false);
+            ranks().collect(step_, state_, out, stepper_.kernels(), stream);
+        });
     }
 
     /// Ends the waiting of the model's other ranks, with the reason.
@@ -186,13 +188,11 @@ private:
 
     /// Errors: usage_error if schedule or model are not as planned.
     void check() const {
-        latpar::detail::require(
-            stepper_.problem() == plan_.problem, "BatchStep was planned for ", plan_.problem.steps,
-            " steps or a history other than those of the schedule ", stepper_.schedule().name(),
-            " with ", stepper_.schedule().steps(),
-            " steps; plan with latent_problem::of the loop's extents and schedule");
-        const auto complaint = stepper_.complaint_about(
-            held(), "BatchStep", [&](index_t i) { return ranks().placement_at(i); });
+        auto complaint = stepper_.complaint_about(plan_.problem, "BatchStep");
+        if (!complaint) {
+            complaint = stepper_.complaint_about(
+                held(), "BatchStep", [&](index_t i) { return ranks().placement_at(i); });
+        }
         if (complaint) throw usage_error(*complaint);
     }
 
@@ -230,7 +230,6 @@ private:
     /// The latents of a batch: the true one, and those that follow by the predictions at hand.
     template <noise_source Noise>
     void draft(const Noise& noise, stream_ref stream) {
-        drafted_ = true;
         if (held().empty()) return;
         const Kernels& kernels = stepper_.kernels();
         kernels.copy(std::as_const(state_.z).view(), steps_of(inputs_, 0, 1), stream);
@@ -248,8 +247,13 @@ private:
 
     template <noise_source Noise>
     void advance_in_round(const Noise& noise, stream_ref stream) {
-        called_ += std::min(most_, round().count - called_);
-        if (called_ < round().count) return;
+        const index_t called = called_ + std::min(most_, round().count - called_);
+        if (called < round().count) {
+            called_ = called;
+            return;
+        }
+        // An exception from here on leaves the latent between steps: it must be started again.
+        started_ = false;
         for (index_t r = 0; r < round().count; ++r) {
             const const_latent_view prediction = steps_of(predictions_, r, 1);
             stepper_.step(step_ + r, state_, held(), prediction, noise, stream);
@@ -261,6 +265,7 @@ private:
         ++round_;
         called_ = 0;
         drafted_ = false;
+        started_ = true;
     }
 
     void begin() {
@@ -268,7 +273,7 @@ private:
         round_ = 0;
         called_ = 0;
         drafted_ = false;
-        started_ = true;
+        started_ = false;
         requested_ = false;
         reused_.forget();
         stepper_.place(state_, {held(), held()});

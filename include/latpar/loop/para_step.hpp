@@ -14,7 +14,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -50,18 +49,18 @@ public:
         : model_(&model),
           comm_(&comm),
           plan_(std::move(plan)),
-          stepper_(std::move(schedule), extents_of(plan_.problem), std::move(kernels),
+          stepper_(std::move(schedule), plan_.problem.latent_extents(), std::move(kernels),
                    plan_.problem.type, source) {
-        guarded_call([&] {
+        // Refused on all ranks alike, which may try again: nothing is aborted. But for a model with
+        // ranks of its own, which must run the same before it is asked for more.
+        latpar::detail::agree_around<Model>(*this, [&] {
             agree_on(*comm_, "the ParaStep plan", plan_.fingerprint());
             agree_on(*comm_, "the schedule", stepper_.fingerprint());
-            // The ranks of the model must run the same, and it the same problem, before it is asked
-            // for more.
             ranks().agree(stepper_.problem(),
                           plan_.run_fingerprint() + ", " + stepper_.fingerprint());
             agree_no_error(*comm_, complaint(source));
-            take_memory(source);
         });
+        guarded(*this, [&] { take_memory(source); });
     }
     para_step(const para_step&) = delete;
     para_step& operator=(const para_step&) = delete;
@@ -79,6 +78,7 @@ public:
             begin();
             agree_on_noise(noise, stream);
             stepper_.start(first().state, noise, stream);
+            started_ = true;
         });
     }
     /// Begins with a whole latent, the same on every rank, of which this rank takes what it holds.
@@ -86,6 +86,7 @@ public:
         guarded_call([&] {
             begin();
             stepper_.start(first().state, initial, stream);
+            started_ = true;
         });
     }
 
@@ -104,7 +105,7 @@ public:
     template <noise_source Noise>
     [[nodiscard]] request next_request(const Noise& noise, stream_ref stream = {}) {
         latpar::detail::require_started(started_, done());
-        if (in_round() && !member_) enter_round(noise, stream);
+        if (in_round() && !member_) guarded_call([&] { enter_round(noise, stream); });
         requested_ = true;
         if (!member_) return stepper_.request_for(step_, first().state);
         member& m = members_[*member_];
@@ -139,14 +140,16 @@ public:
     void advance(stream_ref stream = {}) { advance(latpar::detail::no_noise{}, stream); }
 
     /// Runs all steps that are left. `on_step(i)` is called when steps up to i are done, after each
-    /// of the warm-up and at the end of each round; when it returns false on any rank, all stop
-    /// there and the result is false. After the last step it is too late to stop, and the finished
-    /// latent is had from collect() only.
+    /// of the warm-up and at the end of each round, on the ranks that pass it; when it returns false
+    /// on any, all stop there and the result is false. After the last step it is too late to stop,
+    /// and the finished latent is had from collect() only.
     template <noise_source Noise, std::predicate<index_t> OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
-        latpar::detail::require_started(started_, false);
         return guarded_call([&] {
+            latpar::detail::require_started(started_, false);
             if (plan_.problem.draws_noise) agree_on_noise(noise, stream);
+            const bool is_watched =
+                any_rank(*comm_, ranks().any_rank(latpar::detail::can_stop<OnStep>));
             while (step_ < steps()) {
                 const index_t before = step_;
                 while (step_ == before && !done()) {
@@ -156,9 +159,8 @@ public:
                 }
                 if (step_ == before) step_ = steps();  // no call in the last round
                 const bool stop = !on_step(step_ - 1);
-                if constexpr (!std::is_same_v<std::remove_cvref_t<OnStep>,
-                                              latpar::detail::carry_on>) {
-                    if (step_ < steps() && any_rank(*comm_, ranks().any_rank(stop))) return false;
+                if (is_watched && step_ < steps() && any_rank(*comm_, ranks().any_rank(stop))) {
+                    return false;
                 }
             }
             return true;
@@ -171,8 +173,8 @@ public:
 
     /// The latent as it stands, whole, on the ranks that get the result; others may pass {}.
     void collect(latent_view out, stream_ref stream = {}) {
-        latpar::detail::require_started(started_, false);
         guarded_call([&] {
+            latpar::detail::require_started(started_, false);
             latpar::detail::require(!member_, "a round is under way; advance to its end first");
             // A rank that had no call in the last round may not know whether the others did it.
             const bool finished =
@@ -214,9 +216,6 @@ private:
     using exchange_type =
         decltype(std::declval<Comm&>().start_exchange({}, {}, std::declval<stream_ref>()));
 
-    static std::array<index_t, 5> extents_of(const latent_problem& p) {
-        return {p.batch, p.channels, p.extents[0], p.extents[1], p.extents[2]};
-    }
     [[nodiscard]] latpar::detail::spread<Model> ranks() const {
         return {*model_, plan_.problem.extents};
     }
@@ -229,8 +228,7 @@ private:
     /// Runs f; if it throws, the other ranks throw too instead of waiting for this one.
     template <class F>
     decltype(auto) guarded_call(F&& f) {
-        latpar::detail::spread<Model> all = ranks();
-        return guarded(*comm_, [&] { return guarded(all, f); });
+        return guarded(*this, std::forward<F>(f));
     }
 
     [[nodiscard]] std::optional<std::string> complaint(const memory_source& source) const {
@@ -239,12 +237,7 @@ private:
             return concat("ParaStep was planned for ", plan_.ranks, " ranks, the communicator has ",
                           comm_->size(), "; plan for its size");
         }
-        if (stepper_.problem() != plan_.problem) {
-            return concat("ParaStep was planned for ", plan_.problem.steps,
-                          " steps or a history other than those of the schedule ",
-                          stepper_.schedule().name(), " with ", stepper_.schedule().steps(),
-                          " steps; plan with latent_problem::of the loop's extents and schedule");
-        }
+        if (auto text = stepper_.complaint_about(plan_.problem, "ParaStep")) return text;
         if (auto text = latpar::detail::memory_complaint(*comm_, stepper_.kernels(), source)) {
             return text;
         }
@@ -322,16 +315,14 @@ private:
     /// Posts what comes in during a round, and goes to the first call of it.
     template <noise_source Noise>
     void enter_round(const Noise& noise, stream_ref stream) {
-        guarded_call([&] {
-            if (!plan_.simulated() && comm_->rank() == 0) {
-                prediction_exchange_.emplace(
-                    transfer(round().predictions, stream, [&](const para_step_message& m) {
-                        return arrivals_[static_cast<std::size_t>(m.from - 1)].view();
-                    }));
-            }
-            member_ = 0;
-            draft(noise, stream);
-        });
+        if (!plan_.simulated() && comm_->rank() == 0) {
+            prediction_exchange_.emplace(
+                transfer(round().predictions, stream, [&](const para_step_message& m) {
+                    return arrivals_[static_cast<std::size_t>(m.from - 1)].view();
+                }));
+        }
+        member_ = 0;
+        draft(noise, stream);
     }
 
     /// Steps the present member on to its call.

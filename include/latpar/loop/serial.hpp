@@ -11,7 +11,6 @@
 #include <array>
 #include <concepts>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 
 namespace latpar::inline v0::loop {
@@ -42,10 +41,9 @@ public:
     serial(Model& model, Schedule schedule, const std::array<index_t, 5>& extents,
            Kernels kernels = {}, dtype type = dtype::f32, memory_source source = {})
         : model_(&model), stepper_(std::move(schedule), extents, std::move(kernels), type, source) {
-        guarded_call([&] {
-            ranks().agree(stepper_.problem(), stepper_.fingerprint());
-            take_memory();
-        });
+        // Refused on all ranks alike, which may try again: nothing is aborted.
+        ranks().agree(stepper_.problem(), stepper_.fingerprint());
+        guarded_call([&] { take_memory(); });
     }
 
     /// Begins with the noise of key (0, 0); the same source feeds schedulers that draw noise.
@@ -55,14 +53,16 @@ public:
             begin();
             stepper_.agree_on_noise(ranks(), noise, stream);
             stepper_.start(state_, noise, stream);
+            started_ = true;
         });
     }
 
-    /// Begins with a whole latent of which this rank takes what it holds.
+    /// Begins with a whole latent, the same on every rank, of which this rank takes what it holds.
     void start(const_latent_view initial, stream_ref stream = {}) {
         guarded_call([&] {
             begin();
             stepper_.start(state_, initial, stream);
+            started_ = true;
         });
     }
 
@@ -99,21 +99,19 @@ public:
     /// As above, for a scheduler that draws no noise (usage_error otherwise).
     void advance(stream_ref stream = {}) { advance(detail::no_noise{}, stream); }
 
-    /// Runs all steps that are left. `on_step(step)` is called after each; when it returns false on
-    /// any rank, all stop there and the result is false. After the last step it is too late to
-    /// stop.
+    /// Runs all steps that are left. `on_step(step)` is called after each, on the ranks that pass
+    /// it; when it returns false on any, all stop there and the result is false. After the last
+    /// step it is too late to stop.
     template <noise_source Noise, std::predicate<index_t> OnStep>
     bool run(const Noise& noise, OnStep&& on_step, stream_ref stream = {}) {
-        detail::require_started(started_, false);
         return guarded_call([&] {
+            detail::require_started(started_, false);
             if (stepper_.problem().draws_noise) stepper_.agree_on_noise(ranks(), noise, stream);
+            const bool is_watched = ranks().any_rank(detail::can_stop<OnStep>);
             while (!done()) {
                 make_step(noise, stream);
                 const bool stop = !on_step(step_ - 1);
-                // Without a callback nobody can want to stop, and nobody asks.
-                if constexpr (!std::is_same_v<std::remove_cvref_t<OnStep>, detail::carry_on>) {
-                    if (!done() && ranks().any_rank(stop)) return false;
-                }
+                if (is_watched && !done() && ranks().any_rank(stop)) return false;
             }
             return true;
         });
@@ -125,8 +123,10 @@ public:
 
     /// The latent as it stands, whole, on the ranks that get the result; others may pass {}.
     void collect(latent_view out, stream_ref stream = {}) {
-        detail::require_started(started_, false);
-        guarded_call([&] { ranks().collect(step_, state_, out, stepper_.kernels(), stream); });
+        guarded_call([&] {
+            detail::require_started(started_, false);
+            ranks().collect(step_, state_, out, stepper_.kernels(), stream);
+        });
     }
 
     /// Ends the waiting of the model's other ranks, with the reason.
@@ -194,7 +194,7 @@ private:
 
     void begin() {
         step_ = 0;
-        started_ = true;
+        started_ = false;
         requested_ = false;
         stepper_.place(state_, ranks().placement_at(0));
     }

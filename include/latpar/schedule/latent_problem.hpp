@@ -46,6 +46,10 @@ struct latent_problem {
         return out;
     }
 
+    /// Of the whole latent, [B, C, T, H, W].
+    [[nodiscard]] std::array<index_t, 5> latent_extents() const noexcept {
+        return {batch, channels, extents[0], extents[1], extents[2]};
+    }
     [[nodiscard]] index_t history_size() const noexcept {
         return live_history.empty() ? 0 : static_cast<index_t>(live_history.front().size());
     }
@@ -62,5 +66,14 @@ struct latent_problem {
     [[nodiscard]] std::string fingerprint() const;
     friend bool operator==(const latent_problem&, const latent_problem&) = default;
 };
+
+namespace detail {
+
+/// Errors: usage_error for a problem that cannot be sampled: no element, no step, a history of
+/// other steps, a type that is not computed with, or more bytes than can be counted when `copies`
+/// ranks or parts move all of it.
+void check_problem(const latent_problem& problem, index_t copies = 1);
+
+}  // namespace detail
 
 }  // namespace latpar::inline v0

@@ -100,6 +100,9 @@ public:
     /// Errors: usage_error if there is no step i.
     [[nodiscard]] std::span<const float> coefficients(index_t i) const;
 
+    /// One line that tells schedules apart whose names, timesteps, sigmas or coefficients differ.
+    [[nodiscard]] std::string fingerprint() const;
+
     /// Makes `state` that of step i + 1, in place.
     ///
     /// Stream: ordered on `stream`, as the kernels are.

@@ -32,6 +32,10 @@ struct step_state {
 ///   be stepped apart. A policy that cuts the latent refuses a scheduler that is not.
 /// - `model_calls_per_step`: denoiser calls that one step takes.
 /// - `step(i, state, kernels, stream)`.
+///
+/// A schedule may have `schedule.fingerprint()`, a text that is the same for schedules that make the
+/// same steps and no others: by it ranks find out that they do not step alike, and a saved video
+/// that it was another. Where it is missing, name, timesteps and sigmas serve.
 template <class S>
 concept scheduler = std::copyable<S> &&
     requires(const S& schedule, index_t i, const step_state& state,

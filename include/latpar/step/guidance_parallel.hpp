@@ -69,7 +69,7 @@ public:
 
     /// See distributed_denoiser.
     void agree(const latent_problem& problem, std::string_view text) {
-        guarded(*this, [&] {
+        detail::agree_around<Model>(*this, [&] {
             agree_no_error(*comm_, complaint_about(problem));
             agree_on(*comm_, "the loop", text);
             inner().agree(problem, text);
@@ -118,8 +118,9 @@ private:
 
     /// The step of a call that fits the plan.
     [[nodiscard]] index_t check_call(const step_info& info, const latent_view& prediction) const {
-        detail::require(!info.samples.empty(),
-                        "step_info names no sample; give one for each of the batch");
+        detail::require(!info.samples.empty() && std::ssize(info.samples) == plan_.problem.batch,
+                        "step_info names ", info.samples.size(), " samples of a batch of ",
+                        plan_.problem.batch, "; give one for each");
         const index_t i = info.samples.front().step;
         for (const sample_info& sample : info.samples) {
             detail::require(sample.step == i, "a batch mixes the denoising steps ", i, " and ",

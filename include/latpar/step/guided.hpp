@@ -64,8 +64,10 @@ public:
     [[nodiscard]] index_t max_batch() const { return max_batch_of(model_); }
     [[nodiscard]] Model& model() noexcept { return model_; }
     [[nodiscard]] const guidance_rule& rule() const noexcept { return rule_; }
-    void abort(std::string_view reason) requires requires(Model& m) { m.abort(reason); }
-    { model_.abort(reason); }
+    void abort(std::string_view reason) requires requires(Model& m) {
+        detail::unwrapped(m).abort(reason);
+    }
+    { detail::abort_model(model_, reason); }
 
 private:
     Model model_;

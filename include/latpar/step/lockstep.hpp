@@ -50,8 +50,10 @@ public:
 
     /// See distributed_denoiser.
     void agree(const latent_problem& problem, std::string_view text) {
-        guarded(*this, [&] {
-            latpar::detail::agree_on_mesh(std::span<Comm* const>(ranks_), "the loop", text);
+        detail::agree_around<Model>(*this, [&] {
+            const std::span<Comm* const> axes(ranks_);
+            detail::agree_no_error_on_mesh(axes, complaint_about(problem));
+            detail::agree_on_mesh(axes, "the loop", text);
             inner().agree(problem, text);
         });
     }
@@ -83,6 +85,12 @@ private:
         return true;
     }
     [[nodiscard]] detail::spread<Model> inner() { return {model_, whole_}; }
+    [[nodiscard]] std::optional<std::string> complaint_about(const latent_problem& problem) const {
+        if (problem.extents == whole_) return std::nullopt;
+        return detail::concat("the loop samples ", box_of(problem.extents),
+                              ", lockstep was made for ", box_of(whole_),
+                              "; pass it the extents of the latent");
+    }
 
     Model model_;
     std::vector<Comm*> ranks_;

@@ -2,6 +2,7 @@
 // One face for models that are spread over ranks and models that are not.
 #pragma once
 
+#include <latpar/comm/agreement.hpp>
 #include <latpar/denoise/distributed_denoiser.hpp>
 
 #include <utility>
@@ -32,7 +33,11 @@ public:
         return placement_of(*model_, whole_, step);
     }
     void agree(const latent_problem& problem, std::string_view text) {
-        if constexpr (distributed_denoiser<Model>) model_->agree(problem, text);
+        if constexpr (distributed_denoiser<Model>) {
+            model_->agree(problem, text);
+        } else {
+            check_problem(problem);  // no plan has done it
+        }
     }
     void relayout(index_t step, latent_state& state, stream_ref stream) {
         if constexpr (distributed_denoiser<Model>) model_->relayout(step, state, stream);
@@ -53,13 +58,22 @@ public:
             return flag;
         }
     }
-    void abort(std::string_view reason) {
-        if constexpr (requires { model_->abort(reason); }) model_->abort(reason);
-    }
+    void abort(std::string_view reason) { abort_model(*model_, reason); }
 
 private:
     Model* model_;
     extents3 whole_;
 };
+
+/// An agreement that all ranks of a policy refuse alike, but for those that the model has beside
+/// them, which must be told.
+template <denoiser Model, class Policy, std::invocable F>
+void agree_around(Policy& policy, F&& f) {
+    if constexpr (spread<Model>::has_others) {
+        guarded(policy, std::forward<F>(f));
+    } else {
+        f();
+    }
+}
 
 }  // namespace latpar::inline v0::detail

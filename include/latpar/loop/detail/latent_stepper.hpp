@@ -5,18 +5,18 @@
 #include <latpar/denoise/distributed_denoiser.hpp>
 #include <latpar/kernel/kernel_set.hpp>
 #include <latpar/loop/request.hpp>
+#include <latpar/schedule/detail/hash_of.hpp>
 #include <latpar/schedule/noise_source.hpp>
 #include <latpar/schedule/scheduler.hpp>
 
 #include <algorithm>
-#include <bit>
 #include <concepts>
-#include <cstdint>
 #include <optional>
 #include <span>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -33,6 +33,9 @@ struct no_noise {
 struct carry_on {
     constexpr bool operator()(index_t) const noexcept { return true; }
 };
+/// Whether a callback may want a run to stop. Ranks whose callbacks differ in that agree on it.
+template <class OnStep>
+inline constexpr bool can_stop = !std::same_as<std::remove_cvref_t<OnStep>, carry_on>;
 
 /// Errors: usage_error unless a latent was started and is not done.
 inline void require_started(bool started, bool done) {
@@ -63,7 +66,6 @@ public:
 
     [[nodiscard]] const Schedule& schedule() const noexcept { return schedule_; }
     [[nodiscard]] const Kernels& kernels() const noexcept { return kernels_; }
-    [[nodiscard]] const std::array<index_t, 5>& extents() const noexcept { return extents_; }
     [[nodiscard]] extents3 spatial() const noexcept {
         return {extents_[2], extents_[3], extents_[4]};
     }
@@ -90,6 +92,15 @@ public:
         if (bytes > 0) noise_ = latent_block(bytes, dtype::f32, source_);
     }
 
+    /// Why a loop cannot sample what its plan was made for, if so.
+    [[nodiscard]] std::optional<std::string> complaint_about(const latent_problem& planned,
+                                                             std::string_view loop) const {
+        if (problem() == planned) return std::nullopt;
+        return concat(loop, " was planned for ", planned.steps,
+                      " steps or a history other than those of the schedule ", schedule_.name(),
+                      " with ", schedule_.steps(),
+                      " steps; plan with latent_problem::of the extents and schedule of the loop");
+    }
     /// Why a loop that keeps predictions from step to step cannot run where the latent lies as
     /// `placement_at(step)` says, if so; it was planned for `held` at every step.
     template <class PlacementAt>
@@ -206,21 +217,16 @@ public:
 
     /// Tells one schedule from another.
     [[nodiscard]] std::string fingerprint() const {
-        std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-        const auto add = [&](std::span<const double> values) {
-            for (const double value : values) {
-                auto bits = std::bit_cast<std::uint64_t>(value);
-                for (int byte = 0; byte < 8; ++byte, bits >>= 8) {
-                    hash = (hash ^ (bits & 0xff)) * 0x100000001b3;
-                }
-            }
-        };
-        add(schedule_.timesteps());
-        add(schedule_.sigmas());
-        std::ostringstream out;
-        out << "schedule " << schedule_.name() << " of " << schedule_.steps() << " steps ("
-            << std::hex << hash << ')';
-        return std::move(out).str();
+        if constexpr (requires {
+                          { schedule_.fingerprint() } -> std::convertible_to<std::string>;
+                      }) {
+            return concat("schedule ", schedule_.fingerprint());
+        } else {
+            const std::span<const double> timesteps = schedule_.timesteps();
+            const std::span<const double> sigmas = schedule_.sigmas();
+            return concat("schedule ", schedule_.name(), " of ", schedule_.steps(), " steps (",
+                          hash_of(timesteps, sigmas), ')');
+        }
     }
     /// Ranks that draw from different sources would sample a mixture: agrees with those of a model
     /// (`spread`) on the source.
