@@ -2,6 +2,8 @@
 // Policies that nest on a mesh, planned together.
 #include <latpar/compose/composition_plan.hpp>
 
+#include <core/mebibytes.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <iomanip>
@@ -10,6 +12,7 @@
 
 namespace latpar::inline v0 {
 
+using detail::mebibytes;
 using detail::require;
 
 namespace {
@@ -119,10 +122,6 @@ latent_parallel_plan plan_latent(const latent_problem& problem, const compositio
     return plan_latent_parallel(problem, latent, options.simulate ? 1 : degree);
 }
 
-double mebibytes(index_t bytes) {
-    return static_cast<double>(bytes) / (1024.0 * 1024.0);
-}
-
 }  // namespace
 
 composition_plan plan_composition(const latent_problem& problem, const mesh_shape& shape,
@@ -226,7 +225,11 @@ std::string composition_plan::fingerprint() const {
                        " wire=", name_of(guidance.front().options.wire_prediction));
     if (in_rounds()) out += ' ' + step.front().run_fingerprint();
     if (options.transformer && !forward.empty()) {
-        out += ' ' + forward.front().front().attention.fingerprint();
+        const layer::transformer_shape& model = *options.transformer;
+        out += detail::concat(" layers=", model.layers, " patch=", model.patch[0], 'x',
+                              model.patch[1], 'x', model.patch[2], " output=", model.output_columns,
+                              name_of(model.output_type), ' ',
+                              forward.front().front().attention.fingerprint());
     }
     return out;
 }

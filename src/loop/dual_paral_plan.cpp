@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // DualParal, planned.
+#include <latpar/core/memory.hpp>
 #include <latpar/loop/dual_paral_plan.hpp>
 
+#include <core/mebibytes.hpp>
 #include <schedule/check_problem.hpp>
 
 #include <algorithm>
@@ -12,9 +14,14 @@
 
 namespace latpar::inline v0::loop {
 
+using latpar::detail::mebibytes;
 using latpar::detail::require;
 
 namespace {
+
+index_t bytes_of(const hidden_signature& h) {
+    return h.extents[0] * h.extents[1] * h.extents[2] * size_of(h.type);
+}
 
 void check(const latent_problem& problem, const dual_paral_options& options,
            const dual_paral_model& model, int ranks) {
@@ -39,7 +46,8 @@ void check(const latent_problem& problem, const dual_paral_options& options,
         options.stage_weights.size(), " stage weights were given for ", ranks,
         " stages; give one for each");
     for (const double w : options.stage_weights) {
-        require(std::isfinite(w) && w > 0, "a stage weight is ", w, "; each must be positive");
+        require(std::isfinite(w) && w > 0, "a stage weight is ", w,
+                "; each must be positive and finite");
     }
     require(problem.batch == 1, "DualParal was planned for a batch of ", problem.batch,
             "; sample videos one by one");
@@ -77,6 +85,12 @@ std::vector<layer_range> split_layers(index_t layers, const std::vector<double>&
 
 dual_paral_plan plan_dual_paral(const latent_problem& problem, dual_paral_options options,
                                 const dual_paral_model& model, int ranks) {
+    constexpr index_t most = index_t{1} << 40;
+    require(options.block_latents <= most && options.cat_latents <= most &&
+                options.total_latents <= most,
+            "blocks of ", options.block_latents, " latent frames, ", options.cat_latents,
+            " of context and ", options.total_latents, " in all were asked for; use at most ",
+            most);
     latent_problem window = problem;
     window.extents[0] = std::max<index_t>(1, options.block_latents + options.cat_latents);
     check(window, options, model, ranks);
@@ -158,9 +172,13 @@ index_t dual_paral_plan::needs(const dual_paral_task& task) const {
 
 index_t dual_paral_plan::hidden_bytes() const {
     index_t out = 0;
-    for (const hidden_signature& h : model.hidden) {
-        out += h.extents[0] * h.extents[1] * h.extents[2] * size_of(h.type);
-    }
+    for (const hidden_signature& h : model.hidden) out += bytes_of(h);
+    return out;
+}
+
+index_t dual_paral_plan::hidden_memory() const {
+    index_t out = 0;
+    for (const hidden_signature& h : model.hidden) out += latpar::detail::aligned(bytes_of(h));
     return out;
 }
 
@@ -223,7 +241,7 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
         }
     }
     if (rank == 0) out += problem.noise_bytes(volume_of(problem.extents));
-    return out + 2 * hidden_bytes() + cache_bytes(rank);
+    return out + 2 * hidden_memory() + cache_bytes(rank);
 }
 
 index_t dual_paral_plan::cache_bytes(int rank) const {
@@ -305,8 +323,7 @@ std::string to_table(const dual_paral_plan& plan) {
             << latpar::detail::concat('[', stage.first, ',', stage.last, ')') << "  "
             << std::setw(9) << std::setprecision(1)
             << 100 * estimate.idle_share[static_cast<std::size_t>(rank)] << "%  " << std::setw(13)
-            << std::setprecision(2)
-            << static_cast<double>(plan.workspace_bytes(rank)) / (1024.0 * 1024.0) << '\n';
+            << std::setprecision(2) << mebibytes(plan.workspace_bytes(rank)) << '\n';
     }
     out << "\nhidden bytes from stage to stage  " << plan.hidden_bytes() << " a task\n";
     if (blocks >= 0) out << "bytes            " << plan.bytes(plan.iterations()) << '\n';

@@ -3,6 +3,7 @@
 #include <latpar/core/memory.hpp>
 #include <latpar/loop/para_step_plan.hpp>
 
+#include <core/mebibytes.hpp>
 #include <schedule/check_problem.hpp>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 namespace latpar::inline v0::loop {
 
+using latpar::detail::mebibytes;
 using latpar::detail::require;
 
 namespace {
@@ -90,10 +92,6 @@ void for_each_message(const para_step_plan& plan, std::size_t rounds_done, F&& f
     }
     if (rounds_done < plan.rounds.size()) return;
     for (const para_step_message& m : plan.result) f(m);
-}
-
-double mebibytes(index_t bytes) {
-    return static_cast<double>(bytes) / (1024.0 * 1024.0);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <latpar/core/memory.hpp>
 #include <latpar/step/guidance_parallel_plan.hpp>
 
+#include <core/mebibytes.hpp>
 #include <schedule/check_problem.hpp>
 
 #include <algorithm>
@@ -14,6 +15,7 @@ namespace latpar::inline v0 {
 using detail::check_problem;
 using detail::check_sampling_type;
 using detail::concat;
+using detail::mebibytes;
 using detail::narrowed;
 using detail::require;
 
@@ -165,7 +167,7 @@ std::string to_table(const guidance_parallel_plan& plan) {
         << "model calls      " << plan.critical_path_calls() << " on the critical path, "
         << plan.serial_calls() << " on one rank\n"
         << "bytes            " << plan.bytes() << " = " << std::fixed << std::setprecision(2)
-        << static_cast<double>(plan.bytes()) / (1024.0 * 1024.0) << " MiB\n";
+        << mebibytes(plan.bytes()) << " MiB\n";
     return std::move(out).str();
 }
 

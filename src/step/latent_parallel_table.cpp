@@ -2,15 +2,16 @@
 // The plan of LatentParallel as text.
 #include <latpar/step/latent_parallel_plan.hpp>
 
+#include <core/mebibytes.hpp>
+
 #include <iomanip>
 #include <sstream>
 
 namespace latpar::inline v0 {
-namespace {
 
-double mebibytes(index_t bytes) {
-    return static_cast<double>(bytes) / (1024.0 * 1024.0);
-}
+using detail::mebibytes;
+
+namespace {
 
 std::string range(const box& b, axis along) {
     return detail::concat('[', b.begin(along), ',', b.end(along), ')');

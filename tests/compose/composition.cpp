@@ -245,6 +245,45 @@ TEST_CASE("guidance inside the cut gives the bits of guided inside the cut") {
     }
 }
 
+TEST_CASE("one rank's word stops all, on every axis, and its seed is compared with all") {
+    const sampling_case c{{1, 3, 4, 6, 8}, schedule::by_name("euler_flow", 6), 5};
+    const auto plan = plan_latent_parallel(c.problem(), {}, 2);
+    const auto with_policy = [&](thread_communicator& world, auto use) {
+        mesh<thread_communicator> axes(world, {{"guidance", 2}, {"latent", 2}});
+        guidance_parallel_options guidance{guidance_rule::classifier_free(4.0)};
+        for (index_t i = 0; i < 6; ++i) {
+            guidance.predicted.push_back(
+                plan.cut_of(i).parts[std::size_t(axes.coordinate("latent"))].window);
+        }
+        latent_parallel policy(guidance_parallel(form, axes.axis("guidance"),
+                                                 plan_guidance_parallel(c.problem(), guidance, 2)),
+                               axes.axis("latent"), plan);
+        loop::serial loop(policy, c.schedule, c.extents);
+        use(loop);
+    };
+    for (int speaker = 0; speaker < 4; ++speaker) {
+        std::array<index_t, 4> steps{};
+        thread_team(4).run([&](thread_communicator& world) {
+            with_policy(world, [&](auto& loop) {
+                const philox_noise noise(1);
+                loop.start(noise);
+                loop.run(noise, [&](index_t i) { return world.rank() != speaker || i < 2; });
+                steps[std::size_t(world.rank())] = loop.step();
+            });
+        });
+        CHECK(steps == std::array<index_t, 4>{3, 3, 3, 3});
+    }
+    for (int odd = 0; odd < 4; ++odd) {
+        for (const std::string& text : messages_of(4, [&](thread_communicator& world) {
+                 with_policy(world, [&](auto& loop) {
+                     loop.start(philox_noise(world.rank() == odd ? 2 : 1));
+                 });
+             })) {
+            CHECK_THAT(text, ContainsSubstring("philox_noise(2)"));
+        }
+    }
+}
+
 TEST_CASE("the plan of a nest is the sum of its parts") {
     // Wan 2.1 at 480x832, 81 frames.
     const sampling_case c{{1, 16, 21, 60, 104}, schedule::by_name("unipc_flow", 50), 0};
@@ -339,6 +378,32 @@ TEST_CASE("nests that differ between ranks, or do not fit the mesh, are refused 
          })) {
         CHECK_THAT(text, ContainsSubstring("plan for the shape of the mesh"));
     }
+    // One rank alone has planned for another mesh.
+    for (const std::string& text : messages_of(2, [&](thread_communicator& world) {
+             mesh<thread_communicator> axes(world, {{"latent", 2}});
+             const mesh_shape mine{{world.rank() == 1 ? "guidance" : "latent", 2}};
+             composition nest(form, axes, c.schedule,
+                              plan_composition(c.problem(), mine, some_options()));
+         })) {
+        CHECK_THAT(text, ContainsSubstring("the composition plan"));
+    }
+}
+
+TEST_CASE("nests of different transformers have different fingerprints") {
+    const sampling_case c{{1, 3, 4, 6, 8}, schedule::by_name("unipc_flow", 7), 5};
+    const auto of = [&](auto change) {
+        composition_options options = some_options();
+        options.transformer = layer::transformer_shape{{4, 4, 8, dtype::f32}};
+        change(*options.transformer);
+        return plan_composition(c.problem(), {{"ulysses", 2}}, options).fingerprint();
+    };
+    const std::string plain = of([](auto&) {});
+    CHECK(of([](auto&) {}) == plain);
+    CHECK(of([](auto& t) { t.layers = 30; }) != plain);
+    CHECK(of([](auto& t) { t.patch = {1, 1, 2}; }) != plain);
+    CHECK(of([](auto& t) { t.output_columns = 64; }) != plain);
+    CHECK(of([](auto& t) { t.output_type = dtype::bf16; }) != plain);
+    CHECK(of([](auto& t) { t.joint_front = 3; }) != plain);
 }
 
 TEST_CASE("what does not nest is refused, with the reason") {

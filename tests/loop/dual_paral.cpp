@@ -3,6 +3,7 @@
 #include <latpar/comm/mesh.hpp>
 #include <latpar/comm/self.hpp>
 #include <latpar/comm/thread_team.hpp>
+#include <latpar/schedule/ddim.hpp>
 
 #include <loop/dual_paral_reference.hpp>
 #include <support/catch.hpp>
@@ -17,6 +18,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -607,6 +609,45 @@ TEST_CASE("a file that is no part of this video is refused, and the ranks do not
                           "stage 1 has no latents to restore");
         }
     });
+}
+
+TEST_CASE("hidden tensors lie aligned, and numbers that cannot be counted are refused") {
+    small_video v;
+    const auto one = v.model();
+    const auto problem = latent_problem::of({1, 2, 5, 4, 4}, v.schedule);
+    auto model = loop::describe_stages(one, v.rule, {5, 4, 4}, 2);
+    model.hidden = {{{1, 5, 3}, dtype::bf16}, {{1, 8, 8}, dtype::f32}};
+    const auto plan = plan_dual_paral(problem, v.options, model, 2);
+    CHECK(plan.hidden_bytes() == 30 + 256);
+    CHECK(plan.hidden_memory() == 64 + 256);
+    v.options.block_latents = std::numeric_limits<index_t>::max();
+    CHECK_THROWS_WITH(plan_dual_paral(problem, v.options, model, 2),
+                      ContainsSubstring("use at most 1099511627776"));
+}
+
+TEST_CASE("a video does not go on with other steps, though they have the same names and levels") {
+    const auto with_eta = [](double eta) {
+        small_video v;
+        auto options = schedule::ddim_options::epsilon(5);
+        options.eta = eta;
+        v.schedule = schedule::ddim(options);
+        return v;
+    };
+    const small_video saved = with_eta(0.3);
+    const small_video other = with_eta(0.7);
+    const temporary_directory folder;
+    const auto file = folder / "video.safetensors";
+    self_communicator alone;
+    auto model = saved.model();
+    loop::dual_paral loop(model, alone, saved.schedule, saved.rule, saved.plan(1));
+    safetensors_writer writer;
+    loop.save(writer);
+    writer.write(file);
+    loop.restore(safetensors_file::open(file));
+    self_communicator again;
+    loop::dual_paral unlike(model, again, other.schedule, other.rule, other.plan(1));
+    CHECK_THROWS_WITH(unlike.restore(safetensors_file::open(file)),
+                      ContainsSubstring("another plan"));
 }
 
 TEST_CASE("a video without an end begins as one with an end does") {

@@ -371,6 +371,56 @@ TEST_CASE("a run that stops early, on the word of one rank, collects what it has
     }
 }
 
+TEST_CASE("one rank alone may have the callback, and stop all of them") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 6), 8};
+    const auto plan = plan_latent_parallel(c.problem(), {}, 3);
+    for (int with = 0; with < 3; ++with) {
+        std::array<index_t, 3> steps{};
+        bool finished = true;
+        thread_team(3).run([&](thread_communicator& comm) {
+            latent_parallel policy(any_model(pointwise), comm, plan);
+            loop::serial loop(policy, c.schedule, c.extents);
+            const philox_noise noise(1);
+            loop.start(noise);
+            if (comm.rank() == with) {
+                finished = loop.run(noise, [](index_t step) { return step < 2; });
+            } else {
+                loop.run(noise);
+            }
+            steps[std::size_t(comm.rank())] = loop.step();
+        });
+        CHECK_FALSE(finished);
+        CHECK(steps == std::array<index_t, 3>{3, 3, 3});
+    }
+}
+
+TEST_CASE("a rank that never started, or collects into another latent, ends all of them") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    for (const latent_layout layout : layouts) {
+        latent_parallel_options options;
+        options.layout = layout;
+        const auto plan = plan_latent_parallel(c.problem(), options, 3);
+        for (const std::string& message : messages_of(3, [&](thread_communicator& comm) {
+                 latent_parallel policy(any_model(pointwise), comm, plan);
+                 loop::serial loop(policy, c.schedule, c.extents);
+                 latent out(c.extents);
+                 if (comm.rank() > 0) loop.start(philox_noise(1));
+                 loop.collect(out.view());
+             })) {
+            CHECK_THAT(message, ContainsSubstring("call start first"));
+        }
+        for (const std::string& message : messages_of(3, [&](thread_communicator& comm) {
+                 latent_parallel policy(any_model(pointwise), comm, plan);
+                 loop::serial loop(policy, c.schedule, c.extents);
+                 loop.start(philox_noise(1));
+                 latent out({1, 2, comm.rank() == 0 ? 5 : 4, 7, 6});
+                 loop.collect(out.view());
+             })) {
+            CHECK_THAT(message, ContainsSubstring("to collect one of [1,2,4,6,6]"));
+        }
+    }
+}
+
 TEST_CASE(
     "in sharded a rank takes its window twice, its cores and its messages, by its memory "
     "resource") {
@@ -463,6 +513,39 @@ TEST_CASE("what the model throws on one rank is thrown on all") {
     }
 }
 
+TEST_CASE("a loop of the engine's own calls the denoiser as it would call the model") {
+    const sampling_case c{{2, 2, 4, 6, 6}, schedule::by_name("euler_flow", 4), 8};
+    latent_parallel_options options;
+    options.layout = latent_layout::replicated;
+    const auto plan = plan_latent_parallel(c.problem(), options, 3);
+    std::array<std::vector<float>, 3> results;
+    thread_team(3).run([&](thread_communicator& comm) {
+        latent_parallel denoiser(any_model(pointwise), comm, plan);
+        const extents3 whole{4, 6, 6};
+        latent z(c.extents);
+        latent prediction(c.extents);
+        philox_noise(c.seed).fill(z.view(), box_of(whole), {0, 0});
+        std::vector<sample_info> samples(2);
+        for (index_t i = 0; i < c.schedule.steps(); ++i) {
+            const auto n = static_cast<std::size_t>(i);
+            for (auto& sample : samples) {
+                sample = {.step = i,
+                          .timestep = c.schedule.timesteps()[n],
+                          .sigma = c.schedule.sigmas()[n]};
+            }
+            denoiser(std::as_const(z).view(), {samples, box_of(whole), whole}, prediction.view(),
+                     {});
+            const step_state state{z.view(), std::as_const(prediction).view()};
+            c.schedule.step(i, state, kernel::host{});
+        }
+        const auto values = z.elements<float>();
+        results[std::size_t(comm.rank())].assign(values.begin(), values.end());
+    });
+    CHECK(results[1] == results[0]);
+    CHECK(results[2] == results[0]);
+    CHECK(relative_difference(results[0], sample_serially(pointwise, c)) < 2e-5);
+}
+
 TEST_CASE("conditions and per-frame timesteps are cut with the latent") {
     const std::array<index_t, 5> extents{1, 1, 6, 4, 4};
     const sampling_case c{extents, schedule::by_name("euler_flow", 3), 8};
@@ -538,6 +621,19 @@ TEST_CASE("ranks whose schedules or noise differ are refused, all with one messa
         loop::serial loop(policy, schedule::by_name("euler_flow", 4), {1, 2, 4, 6, 6});
         loop.start(philox_noise(comm.rank() == 2 ? 5 : 4));
     });
+    // Names, timesteps and sigmas are the same here, and no step is.
+    const auto coefficients = messages_of(3, [&](thread_communicator& comm) {
+        auto options = schedule::ddim_options::epsilon(4);
+        options.eta = comm.rank() == 1 ? 0.7 : 0.3;
+        const linear_scheduler ddim = schedule::ddim(options);
+        latent_parallel policy(
+            any_model(pointwise), comm,
+            plan_latent_parallel(latent_problem::of({1, 2, 4, 6, 6}, ddim), {}, 3));
+        loop::serial loop(policy, ddim, {1, 2, 4, 6, 6});
+    });
+    CHECK_THAT(coefficients[0], ContainsSubstring("the ranks disagree on the loop"));
+    CHECK(coefficients[1] == coefficients[0]);
+    CHECK(coefficients[2] == coefficients[0]);
     CHECK_THAT(seeds[0], ContainsSubstring("noise source"));
     CHECK(seeds[1] == seeds[0]);
     CHECK(seeds[2] == seeds[0]);
@@ -680,11 +776,75 @@ TEST_CASE("calls that do not fit the plan say what would") {
         latent out(c.extents);
         policy(std::as_const(z).view(), {samples, window, whole.extent, {}}, out.view(), {});
     };
-    CHECK_THROWS_WITH(call({}, whole), ContainsSubstring("no sample"));
+    CHECK_THROWS_WITH(call({}, whole), ContainsSubstring("0 samples of a batch of 1"));
     sample_info late;
     late.step = 4;
     CHECK_THROWS_WITH(call({late}, whole), ContainsSubstring("step 4"));
-    CHECK_THROWS_WITH(call({sample_info{}, late}, whole), ContainsSubstring("mixes"));
     CHECK_THROWS_WITH(call({sample_info{}}, slab(whole, axis::t, 0, 2)),
-                      ContainsSubstring("placement_at"));
+                      ContainsSubstring("set info.window to all of the latent"));
+    CHECK_THROWS_WITH(call({sample_info{}, sample_info{}}, whole),
+                      ContainsSubstring("2 samples of a batch of 1"));
+    const std::vector<float> frames(2, 1.0f);
+    sample_info uneven;
+    uneven.frame_timesteps = frames;
+    CHECK_THROWS_WITH(call({uneven}, whole),
+                      ContainsSubstring("2 frame_timesteps were given for the 4 frames"));
+    latent condition({1, 3, 4, 6, 5});
+    const std::array<const_latent_view, 1> conditions{condition.view()};
+    latent narrow(c.extents, dtype::bf16);
+    const auto run = [&](const latent& from, latent& to,
+                         std::span<const const_latent_view> beside) {
+        self_communicator fresh;
+        latent_parallel policy(any_model(pointwise), fresh,
+                               plan_latent_parallel(c.problem(), options, 1));
+        const std::vector<sample_info> samples(1);
+        policy(from.view(), {samples, whole, whole.extent, beside}, to.view(), {});
+    };
+    latent out(c.extents);
+    CHECK_THROWS_WITH(run(z, out, conditions), ContainsSubstring("a condition of [1,3,4,6,5]"));
+    CHECK_THROWS_WITH(run(narrow, out, {}),
+                      ContainsSubstring("in bf16") && ContainsSubstring("f32 planned"));
+    CHECK_THROWS_WITH(run(z, narrow, {}), ContainsSubstring("channels in f32"));
+    const std::array<index_t, 5> two{2, 2, 4, 6, 6};
+    latent_parallel policy(any_model(pointwise), comm,
+                           plan_latent_parallel(latent_problem::of(two, c.schedule), options, 1));
+    const std::vector<sample_info> mixed{sample_info{}, late};
+    const latent from(two);
+    latent to(two);
+    CHECK_THROWS_WITH(policy(from.view(), {mixed, whole, whole.extent, {}}, to.view(), {}),
+                      ContainsSubstring("mixes"));
+}
+
+TEST_CASE("a policy and its loops may take their memory from different sources, in every layout") {
+    const sampling_case c{{1, 2, 4, 6, 6}, schedule::by_name("unipc_flow", 4), 8};
+    for (const latent_layout layout : layouts) {
+        latent_parallel_options options;
+        options.layout = layout;
+        const auto plan = plan_latent_parallel(c.problem(), options, 2);
+        std::array<std::vector<float>, 2> results;
+        std::array<index_t, 2> left{};
+        thread_team(2).run([&](thread_communicator& comm) {
+            const auto rank = static_cast<std::size_t>(comm.rank());
+            counting_resource kept;
+            latent_parallel policy(any_model(pointwise), comm, plan, kernel::host{},
+                                   {&kept, memory_space::host});
+            for (int times = 0; times < 2; ++times) {
+                counting_resource own;
+                {
+                    loop::serial loop(policy, c.schedule, c.extents, kernel::host{}, dtype::f32,
+                                      {&own, memory_space::host});
+                    const philox_noise noise(c.seed);
+                    loop.start(noise);
+                    loop.run(noise);
+                    results[rank].assign(4 * 6 * 6 * 2, 0);
+                    loop.collect(make_view(results[rank].data(), c.extents));
+                }
+                // What remains would be in the hands of the policy, behind the loop's back.
+                left[rank] += own.bytes_in_use();
+            }
+        });
+        CHECK(left == std::array<index_t, 2>{});
+        CHECK(results[0] == results[1]);
+        CHECK(relative_difference(results[0], sample_serially(pointwise, c)) < 2e-5);
+    }
 }

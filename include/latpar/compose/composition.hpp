@@ -110,13 +110,14 @@ private:
 
     /// The plan, if it is that of every rank and fits the mesh.
     static composition_plan agreed(mesh<Comm>& ranks, composition_plan plan) {
+        // First, so that what follows is refused by all or by none.
+        ranks.agree_on("the composition plan", plan.fingerprint());
         const mesh_shape shape = plan.ranks == 1 ? mesh_shape{} : plan.shape;
         for (const std::string_view axis : mesh_axes) {
             detail::require(ranks.degree(axis) == shape.degree(axis), "the mesh is ",
                             to_string(ranks.shape()), ", the nest was planned for ",
                             to_string(shape), "; plan for the shape of the mesh");
         }
-        ranks.agree_on("the composition plan", plan.fingerprint());
         return plan;
     }
     [[nodiscard]] int place(const mesh<Comm>& ranks) const {

@@ -51,7 +51,8 @@ struct step_info {
     /// (T, H, W) of the global latent.
     extents3 global{};
     /// Further channels that go with z, as image-to-video models take them: [B, C', T, H, W] with
-    /// the same window. A policy that cuts z cuts them with the same box.
+    /// the same window. A policy that cuts z cuts them with the same box. The library's loops pass
+    /// none: a model that needs some may keep them whole, and cut them by `window` itself.
     std::span<const const_latent_view> conditions{};
 };
 

@@ -217,7 +217,7 @@ public:
     /// Ends the waiting of all ranks, on the model's own communicators too.
     void abort(std::string_view reason) {
         ranks_.abort(reason);
-        if constexpr (requires { model_->abort(reason); }) model_->abort(reason);
+        latpar::detail::abort_model(*model_, reason);
     }
 
 private:
@@ -245,10 +245,8 @@ private:
           ranks_(std::move(ranks)),
           plan_(std::move(plan)),
           rule_(std::move(rule)),
-          stepper_(std::move(schedule),
-                   {1, plan_.problem.channels, plan_.problem.extents[0], plan_.problem.extents[1],
-                    plan_.problem.extents[2]},
-                   std::move(kernels), plan_.problem.type, source) {
+          stepper_(std::move(schedule), plan_.problem.latent_extents(), std::move(kernels),
+                   plan_.problem.type, source) {
         // Refused on all ranks alike, which may try again: nothing is aborted.
         // Pipelines that share the tokens may have uneven parts of them.
         dual_paral_plan common = plan_;
@@ -301,12 +299,7 @@ private:
                           ", pipelines that share the branches, and is given guidance=",
                           ranks_.guidance_ranks(), "; pass that to describe_stages");
         }
-        if (stepper_.problem() != plan_.problem) {
-            return concat("DualParal was planned for ", plan_.problem.steps,
-                          " steps or a history other than those of the schedule ",
-                          stepper_.schedule().name(), " with ", stepper_.schedule().steps(),
-                          " steps; plan with latent_problem::of the window's extents and schedule");
-        }
+        if (auto text = stepper_.complaint_about(plan_.problem, "DualParal")) return text;
         if (describe_stages(*model_, rule_, plan_.problem.extents, plan_.options.cat_latents,
                             plan_.model.guidance_ranks) != plan_.model) {
             return concat("DualParal was planned for a model of ", plan_.model.layers,
@@ -328,11 +321,11 @@ private:
             return latent_block(batch * channels() * frames * area * size_of(type), type, source);
         };
         for (slot& s : slots_) {
-            s.storage.reserve([&](int) { return plan_.hidden_bytes(); }, source, ranks_.stages());
+            s.storage.reserve([&](int) { return plan_.hidden_memory(); }, source, ranks_.stages());
             std::byte* next = s.storage.data();
             for (const hidden_signature& h : plan_.model.hidden) {
                 hidden_view view{next, h.extents, dense_strides(h.extents), h.type, source.space};
-                next += view.bytes();
+                next += latpar::detail::aligned(view.bytes());
                 s.hidden.push_back(view);
             }
         }

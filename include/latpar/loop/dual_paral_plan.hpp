@@ -100,6 +100,8 @@ struct dual_paral_plan {
 
     /// Payload bytes of one task: hidden tensors from stage to stage, and the prediction back.
     [[nodiscard]] index_t hidden_bytes() const;
+    /// What they take where they lie, each aligned.
+    [[nodiscard]] index_t hidden_memory() const;
     [[nodiscard]] index_t prediction_bytes(const dual_paral_task& task) const;
     /// Payload bytes that a rank sends along its pipeline in iterations [0, count), a byte for each
     /// that says whether it happens included.

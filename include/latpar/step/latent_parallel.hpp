@@ -5,7 +5,7 @@
 #include <latpar/comm/agreement.hpp>
 #include <latpar/comm/box_exchange.hpp>
 #include <latpar/comm/detail/memory_complaint.hpp>
-#include <latpar/denoise/distributed_denoiser.hpp>
+#include <latpar/denoise/detail/spread.hpp>
 #include <latpar/kernel/host.hpp>
 #include <latpar/step/latent_parallel_plan.hpp>
 
@@ -26,9 +26,11 @@ namespace latpar::inline v0 {
 /// (`latent_parallel(guided(model, 4.0), ...)`): then only the guided prediction travels.
 /// With one rank and `parts` above one it runs all parts in turn: the same numbers without ranks.
 ///
-/// Ranks: all ranks of the communicator construct it and make every call, in the same order.
+/// Ranks: all ranks of the communicator construct it and make every call, in the same order and for
+/// the same step, which is not compared.
 /// Stream: ordered on it; the host waits for messages.
-/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor.
+/// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor. Where the layout is
+/// sharded and a loop takes its memory from another resource, the latent is copied once more a step.
 /// Errors: usage_error on every rank, before payload moves, if the ranks' plans differ or a loop
 /// does not fit the plan. What the model throws, and a call that does not fit, aborts the
 /// communicator with its message, which is of no use afterwards.
@@ -64,17 +66,22 @@ public:
         return {plan_.held(step, rank()),
                 plan_.stepped(std::min(step, plan_.problem.steps - 1), rank())};
     }
-    [[nodiscard]] bool any_rank(bool flag) { return latpar::any_rank(*comm_, flag); }
+    [[nodiscard]] bool any_rank(bool flag) {
+        return latpar::any_rank(*comm_, inner().any_rank(flag));
+    }
     /// See distributed_denoiser. Reaches the ranks of the model too, where it has some.
     void abort(std::string_view reason) {
         comm_->abort(reason);
-        if constexpr (requires { model_.abort(reason); }) model_.abort(reason);
+        detail::abort_model(model_, reason);
     }
 
     /// See distributed_denoiser.
     void agree(const latent_problem& problem, std::string_view text) {
-        agree_no_error(*comm_, complaint_about(problem));
-        agree_on(*comm_, "the loop", text);
+        detail::agree_around<Model>(*this, [&] {
+            agree_no_error(*comm_, complaint_about(problem));
+            agree_on(*comm_, "the loop", text);
+            inner().agree(problem, text);
+        });
     }
 
     void operator()(const_latent_view z, const step_info& info, latent_view prediction,
@@ -120,11 +127,16 @@ public:
     /// See distributed_denoiser. `out` is [B, C, T, H, W].
     void collect(index_t step, latent_state& state, latent_view out, stream_ref stream) {
         guarded(*comm_, [&] {
+            const bool gets = rank() == 0 || plan_.options.result_everywhere;
+            const std::array<index_t, 5> whole = plan_.problem.latent_extents();
+            detail::require(!gets || out.extents == whole, "rank ", rank(),
+                            " was given a latent of ", text_of(out.extents), " to collect one of ",
+                            text_of(whole), "; pass one of the same extents");
             for (const transfer_phase& phase : plan_.collect(step)) {
                 exchanges_[0].start(phase, state.z.view(), state.z.where().origin, stream);
                 exchanges_[0].wait_into(out, {}, stream);
             }
-            if (rank() == 0 || plan_.options.result_everywhere) {
+            if (gets) {
                 const box held = placement_at(step).held;
                 kernels_.copy(std::as_const(state.z).view(held), subview(out, held), stream);
             }
@@ -133,6 +145,7 @@ public:
 
 private:
     [[nodiscard]] int rank() const noexcept { return comm_->rank(); }
+    [[nodiscard]] detail::spread<Model> inner() { return {model_, plan_.problem.extents}; }
     [[nodiscard]] const latent_part& own_part(index_t step) const {
         return plan_.cut_of(step).parts[static_cast<std::size_t>(rank())];
     }
@@ -161,10 +174,16 @@ private:
         return detail::memory_complaint(*comm_, kernels_, source);
     }
 
+    [[nodiscard]] static std::string text_of(const std::array<index_t, 5>& extents) {
+        return detail::concat('[', extents[0], ',', extents[1], ',', extents[2], ',', extents[3],
+                              ',', extents[4], ']');
+    }
+
     /// The step of a call that fits the plan.
     index_t check_call(const const_latent_view& z, const step_info& info) const {
-        detail::require(!info.samples.empty(),
-                        "step_info names no sample; give one for each of the batch");
+        detail::require(!info.samples.empty() && std::ssize(info.samples) == plan_.problem.batch,
+                        "step_info names ", info.samples.size(), " samples of a batch of ",
+                        plan_.problem.batch, "; give one for each");
         const index_t i = info.samples.front().step;
         for (const sample_info& sample : info.samples) {
             detail::require(
@@ -176,16 +195,30 @@ private:
         const placement now = placement_at(i);
         detail::require(info.window == now.held, "at step ", i, " rank ", rank(),
                         " was called with a latent over ", info.window, ", its plan holds ",
-                        now.held, " (layout ", name_of(plan_.options.layout),
-                        "); use a loop that asks for placement_at, or the layout replicated");
+                        now.held, " (layout ", name_of(plan_.options.layout), "); ",
+                        is_replicated() ? "set info.window to all of the latent"
+                                        : "use a loop that asks for placement_at, or the layout "
+                                          "replicated");
         detail::require(covers(z, plan_.problem.channels, now.held), "at step ", i, " rank ",
-                        rank(), " got a z of [", z.extents[0], ',', z.extents[1], ',', z.extents[2],
-                        ',', z.extents[3], ',', z.extents[4], "] over ", now.held,
-                        " with a batch of ", plan_.problem.batch, " and ", plan_.problem.channels,
-                        " channels planned");
-        const bool has_frames =
-            std::any_of(info.samples.begin(), info.samples.end(),
-                        [](const auto& s) { return !s.frame_timesteps.empty(); });
+                        rank(), " got a z of ", text_of(z.extents), " in ", name_of(z.type),
+                        " over ", now.held, " with a batch of ", plan_.problem.batch, ", ",
+                        plan_.problem.channels, " channels and ", name_of(plan_.problem.type),
+                        " planned");
+        bool has_frames = false;
+        for (const sample_info& sample : info.samples) {
+            const index_t frames = std::ssize(sample.frame_timesteps);
+            has_frames = has_frames || frames > 0;
+            detail::require(frames == 0 || frames == now.held.extent[0], "at step ", i, " ", frames,
+                            " frame_timesteps were given for the ", now.held.extent[0],
+                            " frames of the window; give one for each, or none");
+        }
+        for (const const_latent_view& condition : info.conditions) {
+            detail::require(condition.extents[0] == plan_.problem.batch &&
+                                spatial_extents(condition) == now.held.extent,
+                            "at step ", i, " rank ", rank(), " got a condition of ",
+                            text_of(condition.extents), " beside a z of ", text_of(z.extents),
+                            "; give conditions with the batch and the window of z");
+        }
         detail::require(
             (info.conditions.empty() && !has_frames) ||
                 plan_.options.layout != latent_layout::central || plan_.ranks == 1,
@@ -198,15 +231,17 @@ private:
         const box stepped = plan_.stepped(i, rank());
         detail::require(covers(prediction, plan_.problem.prediction_channels, stepped), "at step ",
                         i, " the prediction of rank ", rank(), " must cover ", stepped, " with ",
-                        plan_.problem.prediction_channels, " channels");
+                        plan_.problem.prediction_channels, " channels in ",
+                        name_of(plan_.problem.type));
     }
     template <class View>
     [[nodiscard]] bool covers(const View& view, index_t channels, const box& where) const {
-        return view.extents == std::array{plan_.problem.batch, channels, where.extent[0],
+        return view.type == plan_.problem.type &&
+               view.extents == std::array{plan_.problem.batch, channels, where.extent[0],
                                           where.extent[1], where.extent[2]};
     }
 
-    /// Calls the model on one part, given as views that begin at `origin`.
+    /// Calls the model on one part, given as views of its window.
     void call_model(const const_latent_view& z, const latent_part& part, step_info info,
                     latent_view prediction, stream_ref stream) {
         conditions_.clear();
@@ -357,7 +392,9 @@ private:
         }
     }
 
-    /// Moves z and the live history; the buffers of predictions, free now, take what comes.
+    /// Moves z and the live history; the buffers of predictions, free now, take what comes, and
+    /// change places with what it was. The loop's z and the policy's prediction only do where they
+    /// are of one memory, which neither may outlive.
     void move(index_t i, latent_state& state, stream_ref stream) {
         const latent_parallel_step& step = plan_.step_at(i);
         const placement now = placement_at(i);
@@ -378,7 +415,12 @@ private:
                 kernels_.copy(std::as_const(from).view(kept), to.view(kept), stream);
             }
             exchanges_[channel].wait_into(to.view(), where.origin, stream);
-            std::swap(from, to);
+            if (from.source().resource == to.source().resource) {
+                std::swap(from, to);
+            } else {
+                from.place(batch, channels, where);
+                kernels_.copy(std::as_const(to).view(), from.view(), stream);
+            }
         };
         receive(0, state.z, predictions_, next.held);
         for (std::size_t k = 0; k < state.history.size(); ++k) {
