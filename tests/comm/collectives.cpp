@@ -4,6 +4,7 @@
 #include <latpar/comm/metered.hpp>
 #include <latpar/comm/self.hpp>
 #include <latpar/comm/thread_team.hpp>
+#include <latpar/core/memory.hpp>
 
 #include <support/catch.hpp>
 
@@ -210,6 +211,21 @@ TEST_CASE("views of bytes work as spans do, and those with gaps are refused") {
     auto gaps = make_view(out.data(), std::array{index_t{2}});
     gaps.strides[0] = 2;
     CHECK_THROWS_AS(broadcast(comm, gaps, 0), usage_error);
+}
+
+TEST_CASE("the operations of a collective need no heap for a hundred ranks") {
+    counting_resource heap;
+    std::pmr::memory_resource* const before = std::pmr::set_default_resource(&heap);
+    {
+        detail::operation_list list(100);
+        float value = 0;
+        for (int peer = 0; peer < 100; ++peer) {
+            list.send(std::span<const float>(&value, 1), peer);
+            list.receive(std::span(&value, 1), peer);
+        }
+    }
+    std::pmr::set_default_resource(before);
+    CHECK(heap.allocations() == 0);
 }
 
 TEST_CASE("counts, roots and types that do not fit are refused") {

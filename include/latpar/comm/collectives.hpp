@@ -17,9 +17,13 @@ namespace latpar::inline v0 {
 
 namespace detail {
 
-/// The operations of one collective; up to about a hundred peers they need no heap.
+/// The operations of one collective; up to about a hundred ranks they need no heap.
 class operation_list {
 public:
+    explicit operation_list(int ranks) {
+        sends_.reserve(static_cast<std::size_t>(ranks));
+        recvs_.reserve(static_cast<std::size_t>(ranks));
+    }
     void send(const const_elements& from, int peer) {
         sends_.push_back({from.data, from.count, from.type, peer, from.space});
     }
@@ -64,7 +68,7 @@ void all_gather_v(C& comm, const_elements mine, elements all, std::span<const in
     detail::require_counts("all_gather_v", counts, comm.size(), all.count);
     detail::require_elements("all_gather_v", mine.count, counts[static_cast<std::size_t>(self)]);
     detail::require_type(mine.type, all.type);
-    detail::operation_list list;
+    detail::operation_list list(comm.size());
     index_t offset = 0;
     for (int peer = 0; peer < comm.size(); ++peer) {
         const index_t count = counts[static_cast<std::size_t>(peer)];
@@ -98,7 +102,7 @@ void all_to_all_v(C& comm, const_elements out, std::span<const index_t> send_cou
     detail::require_counts("all_to_all_v (to receive)", recv_counts, comm.size(), in.count);
     detail::require_elements("all_to_all_v to itself", recv_counts[self], send_counts[self]);
     detail::require_type(out.type, in.type);
-    detail::operation_list list;
+    detail::operation_list list(comm.size());
     index_t from = 0;
     index_t to = 0;
     for (std::size_t peer = 0; peer < send_counts.size(); ++peer) {
@@ -120,7 +124,7 @@ void all_to_all_v(C& comm, const_elements out, std::span<const index_t> send_cou
 template <communicator C>
 void broadcast(C& comm, elements data, int root, stream_ref stream = {}) {
     detail::require_root(root, comm.size());
-    detail::operation_list list;
+    detail::operation_list list(comm.size());
     if (comm.rank() != root) {
         list.receive(data, root);
     } else {
@@ -138,7 +142,7 @@ template <communicator C>
 void gather_v(C& comm, const_elements mine, elements all, std::span<const index_t> counts, int root,
               stream_ref stream = {}) {
     detail::require_root(root, comm.size());
-    detail::operation_list list;
+    detail::operation_list list(comm.size());
     if (comm.rank() != root) {
         list.send(mine, root);
     } else {
@@ -173,7 +177,7 @@ template <communicator C>
 void scatter_v(C& comm, const_elements all, std::span<const index_t> counts, elements mine,
                int root, stream_ref stream = {}) {
     detail::require_root(root, comm.size());
-    detail::operation_list list;
+    detail::operation_list list(comm.size());
     if (comm.rank() != root) {
         list.receive(mine, root);
     } else {

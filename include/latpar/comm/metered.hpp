@@ -73,7 +73,6 @@ public:
     void abort(std::string_view reason) { inner_.abort(reason); }
 
     [[nodiscard]] ledger& account() const noexcept { return *ledger_; }
-    [[nodiscard]] const std::shared_ptr<ledger>& shared_account() const noexcept { return ledger_; }
     [[nodiscard]] C& inner() noexcept { return inner_; }
 
 private:
