@@ -149,12 +149,35 @@ nlohmann::json measure_ring(nccl::communicator& comm, const attention_size& s) {
     return out;
 }
 
+/// What is computed with. Of random numbers a device computes as fast as its power lets it, which
+/// changes from one moment to the next and with all that it does beside; of zeros as fast as its
+/// clock does, always.
+enum class numbers { random, zeros };
+
+float spread_of(numbers kind) {
+    return kind == numbers::random ? 1 : 0;
+}
+
+std::shared_ptr<const wan::cuda::weights> weights_of(const wan::config& config, numbers kind,
+                                                     memory_source source) {
+    auto out = wan::cuda::random_weights(config, dtype::bf16, source, 1);
+    if (kind == numbers::zeros) {
+        gpu_benchmark::must(
+            cudaMemset(out->storage.data(), 0, static_cast<std::size_t>(out->storage.bytes())));
+    }
+    return out;
+}
+
 /// Wan whose layers compute with the same hidden tensors whatever came: a message that was shortened
 /// leaves those that the task before has worked on, and what has grown without end computes faster.
 /// That is a copy of them more in each task.
 class steady_model : public wan::cuda::transformer<> {
 public:
-    using wan::cuda::transformer<>::transformer;
+    steady_model(const wan::config& config, numbers kind, memory_source source)
+        : wan::cuda::transformer<>(weights_of(config, kind, source),
+                                   std::make_shared<wan::cuda::executor>(
+                                       wan::cuda::executor_options{dtype::bf16, source})),
+          spread_(spread_of(kind)) {}
 
     void layers(index_t first, index_t last, context& ctx, std::span<const hidden_view> hidden,
                 feature_cache* cache, stream_ref stream) {
@@ -162,7 +185,7 @@ public:
             const hidden_view& to = hidden[i];
             if (i == same_.size()) {
                 same_.emplace_back(to.extents, to.type, memory_.source());
-                wan::cuda::fill_random(same_[i].view().data, to.elements(), to.type, 1, 0, i,
+                wan::cuda::fill_random(same_[i].view().data, to.elements(), to.type, spread_, 0, i,
                                        stream);
             }
             gpu_benchmark::must(cudaMemcpyAsync(
@@ -173,21 +196,20 @@ public:
     }
 
 private:
+    float spread_;
     cuda::device_memory memory_;
     std::vector<tensor<3>> same_;
 };
 
 /// A video of blocks of four latent frames, 480x832, through two stages of so many layers of Wan
 /// 2.1 1.3B: the fewer, the more weigh the messages.
-nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_stage) {
+nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_stage, numbers kind) {
     constexpr index_t text_tokens = 512;
     cuda::stream stream;
     cuda::device_memory memory;
     wan::config config = wan::parse_config(gpu_benchmark::wan_1_3b, "Wan 2.1 1.3B");
     config.num_layers = layers_of_stage * comm.size();
-    auto exec = std::make_shared<wan::cuda::executor>(
-        wan::cuda::executor_options{dtype::bf16, memory.source()});
-    steady_model model(wan::cuda::random_weights(config, dtype::bf16, memory.source(), 1), exec);
+    steady_model model(config, kind, memory.source());
     model.set_text(guidance_branch::conditional,
                    std::vector<float>(static_cast<std::size_t>(text_tokens * config.text_dim), 1));
     const auto rule = guidance_rule::of({guidance_branch::conditional}, {{1.0}});
@@ -206,38 +228,37 @@ nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_st
     const auto video = [&](auto& of) {
         if (comm.rank() == 0) of.restart();
         static_cast<void>(of.run(
-            [](index_t, latent_view out, stream_ref on) {
-                wan::cuda::fill_random(out.data, out.elements(), out.type, 1, 0, 7, on);
+            [&](index_t, latent_view out, stream_ref on) {
+                wan::cuda::fill_random(out.data, out.elements(), out.type, spread_of(kind), 0, 7,
+                                       on);
             },
             [](const_latent_view, index_t) {}, stream));
     };
     video(computing);
     brief.shorten(1);
-    // Each task's hidden tensors to the next stage, to where it has them, then its prediction back.
+    // Each task's hidden tensors to the next stage, then its prediction back, to where they belong.
     const index_t most = std::max(plan.hidden_bytes(), plan.prediction_bytes(plan.tasks_of(0)[0]));
     tensor<1> sent({most}, dtype::u8, memory.source());
     latpar::detail::shared_buffer received;
     received.reserve([&](int) { return most; }, memory.source(), comm);
-    const auto pass = [&](int from, index_t bytes, bool to_target) {
+    const auto pass = [&](int from, index_t bytes) {
         const int to = 1 - from;
         if (comm.rank() == from) {
-            const send_op op{
-                sent.view().data,   bytes,
-                dtype::u8,          to,
-                memory_space::cuda, to_target ? received.at(to, received.data()) : nullptr};
+            const send_op op{sent.view().data,   bytes,
+                             dtype::u8,          to,
+                             memory_space::cuda, received.at(to, received.data())};
             exchange(comm, {&op, 1}, {}, stream);
         } else {
-            const recv_op op{received.data(),    bytes,
-                             dtype::u8,          from,
-                             memory_space::cuda, to_target && received.is_shared()};
+            const recv_op op{received.data(),     bytes, dtype::u8, from, memory_space::cuda,
+                             received.is_shared()};
             exchange(comm, {}, {&op, 1}, stream);
         }
     };
     const auto messages = [&] {
         for (index_t i = 0; i < plan.iterations(); ++i) {
             for (const loop::dual_paral_task& task : plan.tasks_of(i)) {
-                pass(0, plan.hidden_bytes(), true);
-                pass(1, plan.prediction_bytes(task), false);
+                pass(0, plan.hidden_bytes());
+                pass(1, plan.prediction_bytes(task));
             }
         }
     };
@@ -245,7 +266,8 @@ nlohmann::json measure_dual_paral(nccl::communicator& comm, index_t layers_of_st
                                  {[&] { video(computing); }, &brief}, messages);
     out["what"] = latpar::detail::concat("DualParal, 2 stages with ", layers_of_stage,
                                          " of the layers of Wan 2.1 1.3B, bf16, ",
-                                         plan.tasks_before(plan.iterations()), " tasks");
+                                         plan.tasks_before(plan.iterations()), " tasks, ",
+                                         kind == numbers::zeros ? "zeros" : "random numbers");
     return out;
 }
 
@@ -322,8 +344,10 @@ void measure_all(two_ranks& ranks, nlohmann::json& report) {
                                     attention_size{75600, 40, 128}}) {
         add([&](nccl::communicator& comm) { return measure_ring(comm, s); });
     }
-    for (const index_t layers : {1, 4}) {
-        add([&](nccl::communicator& comm) { return measure_dual_paral(comm, layers); });
+    for (const numbers kind : {numbers::zeros, numbers::random}) {
+        for (const index_t layers : {1, 4}) {
+            add([&](nccl::communicator& comm) { return measure_dual_paral(comm, layers, kind); });
+        }
     }
 }
 

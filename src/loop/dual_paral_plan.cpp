@@ -23,6 +23,13 @@ index_t bytes_of(const hidden_signature& h) {
     return h.extents[0] * h.extents[1] * h.extents[2] * size_of(h.type);
 }
 
+/// What the prediction of a whole window takes where it lies.
+index_t arrival_memory(const dual_paral_plan& plan) {
+    return latpar::detail::aligned(plan.window_latents() * plan.frame_bytes() /
+                                   size_of(plan.problem.type) *
+                                   size_of(plan.options.wire_prediction));
+}
+
 void check(const latent_problem& problem, const dual_paral_options& options,
            const dual_paral_model& model, int ranks) {
     require(ranks >= 1, "DualParal was planned for ", ranks, " stages; it needs 1 or more");
@@ -187,6 +194,14 @@ index_t dual_paral_plan::prediction_bytes(const dual_paral_task& task) const {
            size_of(options.wire_prediction);
 }
 
+index_t dual_paral_plan::inbox_bytes(int rank) const {
+    return rank == 0 ? arrival_offset(depth() - 1) + arrival_memory(*this) : 2 * hidden_memory();
+}
+
+index_t dual_paral_plan::arrival_offset(index_t task) const {
+    return 2 * hidden_memory() + task % depth() * arrival_memory(*this);
+}
+
 index_t dual_paral_plan::bytes_sent_by(int rank, index_t iterations_done) const {
     if (ranks == 1) return 0;
     index_t out = 0;
@@ -227,8 +242,6 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
     if (rank == 0) {
         out += blocks_held() * (1 + problem.history_size()) * window_latents() * frame;
         out += model.branches * window_latents() * frame;  // the window of the task that is fed
-        out += depth() * window_latents() * frame / size_of(problem.type) *
-               size_of(options.wire_prediction);
     }
     if (rank + 1 == ranks) {
         out += (model.branches + 1) * window_latents() * frame;  // predictions, and their sum
@@ -241,7 +254,7 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
         }
     }
     if (rank == 0) out += problem.noise_bytes(volume_of(problem.extents));
-    return out + 2 * hidden_memory() + cache_bytes(rank);
+    return out + inbox_bytes(rank) + cache_bytes(rank);
 }
 
 index_t dual_paral_plan::cache_bytes(int rank) const {

@@ -12,7 +12,10 @@
 /// is broken as soon as this rank has aborted or heard of an abort.
 class direct_threads {
 public:
-    explicit direct_threads(latpar::thread_communicator inner) : inner_(std::move(inner)) {}
+    explicit direct_threads(
+        latpar::thread_communicator inner,
+        std::shared_ptr<latpar::index_t> written = std::make_shared<latpar::index_t>(0))
+        : inner_(std::move(inner)), written_(std::move(written)) {}
 
     [[nodiscard]] int rank() const noexcept { return inner_.rank(); }
     [[nodiscard]] int size() const noexcept { return inner_.size(); }
@@ -20,14 +23,19 @@ public:
     [[nodiscard]] auto start_exchange(std::span<const latpar::send_op> sends,
                                       std::span<const latpar::recv_op> recvs,
                                       latpar::stream_ref stream = {}) {
+        for (const latpar::send_op& op : sends) {
+            if (op.target != nullptr) *written_ += op.bytes();
+        }
         return inner_.start_exchange(sends, recvs, stream);
     }
     [[nodiscard]] std::optional<direct_threads> split(int color, int key) {
         auto part = inner_.split(color, key);
         if (!part) return std::nullopt;
-        return direct_threads(std::move(*part));
+        return direct_threads(std::move(*part), written_);
     }
-    [[nodiscard]] direct_threads duplicate() { return direct_threads(inner_.duplicate()); }
+    [[nodiscard]] direct_threads duplicate() {
+        return direct_threads(inner_.duplicate(), written_);
+    }
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text) {
         return inner_.control_all_gather(text);
     }
@@ -61,6 +69,8 @@ public:
 
     /// How often the ranks met.
     [[nodiscard]] int meets() const noexcept { return meets_; }
+    /// Bytes of this rank's messages with targets, on what was made from this one, too.
+    [[nodiscard]] latpar::index_t bytes_to_targets() const noexcept { return *written_; }
 
 private:
     struct mapping : latpar::memory_mapping {
@@ -70,6 +80,7 @@ private:
     };
 
     latpar::thread_communicator inner_;
+    std::shared_ptr<latpar::index_t> written_;
     int meets_ = 0;
     std::shared_ptr<bool> is_broken_ = std::make_shared<bool>(false);
 };

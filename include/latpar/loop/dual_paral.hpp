@@ -78,8 +78,8 @@ struct stage_times {
 /// same on all, serves the first rank of every pipeline; sink and callback serve that of the first
 /// pipeline, rank 0. Every branch of guidance is computed at every step, whatever its weight.
 /// Memory: `plan.workspace_bytes(rank)` from `source`, taken by the constructor. Where the stages
-/// reach each other's (direct_communicator), hidden tensors name their targets there, and what they
-/// lie in is not given back after a failure.
+/// reach each other's (direct_communicator), their messages name targets there, and what those lie
+/// in is not given back after a failure.
 /// Errors: usage_error on every rank, before payload moves, if plans or schedules differ. An
 /// exception on one rank makes the others throw with its message, those of the model's own
 /// communicators too; make another loop then.
@@ -225,16 +225,18 @@ private:
     using exchange_type =
         decltype(std::declval<Comm&>().start_exchange({}, {}, std::declval<stream_ref>()));
 
-    /// Hidden tensors of one task, and the exchange that is using them.
+    using pipe = latpar::detail::pipe;
+
+    /// Hidden tensors of one task, which lie alike on all stages, and the exchange that is using
+    /// them.
     struct slot {
-        latpar::detail::shared_buffer storage;  ///< lies alike on all stages
         std::vector<hidden_view> hidden;
         std::uint8_t go_on = 0;
         std::optional<exchange_type> coming;
         std::optional<exchange_type> going;
     };
-    /// A prediction on its way back.
-    struct arrival {
+    /// A prediction that leaves.
+    struct departure {
         latent_block data;
         std::optional<exchange_type> exchange;
     };
@@ -320,9 +322,11 @@ private:
         const auto block = [&](index_t batch, dtype type) {
             return latent_block(batch * channels() * frames * area * size_of(type), type, source);
         };
+        const std::vector<Comm*> pipes = ranks_.pipes();
+        inbox_.reserve([&](int rank) { return plan_.inbox_bytes(rank); }, source,
+                       std::span<Comm* const>(pipes));
+        std::byte* next = inbox_.data();
         for (slot& s : slots_) {
-            s.storage.reserve([&](int) { return plan_.hidden_memory(); }, source, ranks_.stages());
-            std::byte* next = s.storage.data();
             for (const hidden_signature& h : plan_.model.hidden) {
                 hidden_view view{next, h.extents, dense_strides(h.extents), h.type, source.space};
                 next += latpar::detail::aligned(view.bytes());
@@ -344,9 +348,7 @@ private:
                 }
             }
             window_ = block(plan_.model.branches, plan_.problem.type);
-            for (index_t k = 0; k < plan_.depth(); ++k) {
-                arrivals_.push_back({block(1, plan_.options.wire_prediction), {}});
-            }
+            arrivals_.resize(static_cast<std::size_t>(plan_.depth()));
             stepper_.take_noise(frames * area);
         }
         if (is_last()) {
@@ -467,26 +469,32 @@ private:
         return slots_[static_cast<std::size_t>(number % 2)];
     }
 
+    /// Whether messages that come through it have targets here.
+    [[nodiscard]] bool has_targets(pipe from) const noexcept {
+        return inbox_.is_shared(static_cast<std::size_t>(from));
+    }
+
     /// Hidden tensors to the next stage; with the first of an iteration, whether another follows.
     void send_on(const dual_paral_task& task, slot& at, stream_ref stream) {
         sends_.clear();
         if (task.is_tail) sends_.push_back({&at.go_on, 1, dtype::u8, rank() + 1});
-        const bool to_targets = ranks_.reaches_targets(rank());
+        const pipe to = ranks_.link(rank());
         for (const hidden_view& h : at.hidden) {
             sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space,
-                              to_targets ? at.storage.at(rank() + 1, h.data) : nullptr});
+                              inbox_.at(rank() + 1, h.data, static_cast<std::size_t>(to))});
         }
-        at.going.emplace(ranks_.link(rank()).start_exchange(sends_, {}, stream));
+        at.going.emplace(ranks_.over(to).start_exchange(sends_, {}, stream));
     }
     void expect(const dual_paral_task& task, slot& at, stream_ref stream) {
         finish(at.going);  // what was sent from here before
         recvs_.clear();
         if (task.is_tail) recvs_.push_back({&at.go_on, 1, dtype::u8, rank() - 1});
-        const bool are_targets = at.storage.is_shared() && ranks_.reaches_targets(rank() - 1);
+        const pipe from = ranks_.link(rank() - 1);
         for (const hidden_view& h : at.hidden) {
-            recvs_.push_back({h.data, h.elements(), h.type, rank() - 1, h.space, are_targets});
+            recvs_.push_back(
+                {h.data, h.elements(), h.type, rank() - 1, h.space, has_targets(from)});
         }
-        at.coming.emplace(ranks_.link(rank() - 1).start_exchange({}, recvs_, stream));
+        at.coming.emplace(ranks_.over(from).start_exchange({}, recvs_, stream));
     }
 
     // ---- ranks behind the first ----
@@ -525,19 +533,22 @@ private:
             tasks = std::move(next);
         }
         for (slot& s : slots_) finish(s.going);
-        for (arrival& r : returning_) finish(r.exchange);
+        for (departure& r : returning_) finish(r.exchange);
         return done();
     }
 
     void send_back(const dual_paral_task& task, typename Model::context& context, slot& at,
                    index_t number, stream_ref stream) {
-        arrival& out = returning_[static_cast<std::size_t>(number % 2)];
+        departure& out = returning_[static_cast<std::size_t>(number % 2)];
         finish(out.exchange);
         out.data.place(1, channels(), own_of(task));
         run_head(task, context, at, out.data.view(), stream);
         const latent_view v = out.data.view();
-        sends_.assign(1, {v.data, v.elements(), v.type, 0, v.space});
-        out.exchange.emplace(ranks_.back().start_exchange(sends_, {}, stream));
+        constexpr auto back = static_cast<std::size_t>(pipe::back);
+        std::byte* const target =
+            inbox_.is_shared(back) ? inbox_.at(0, back) + plan_.arrival_offset(number) : nullptr;
+        sends_.assign(1, {v.data, v.elements(), v.type, 0, v.space, target});
+        out.exchange.emplace(ranks_.over(pipe::back).start_exchange(sends_, {}, stream));
     }
 
     // ---- the first rank ----
@@ -609,6 +620,17 @@ private:
             file.path().string(), ": '", name, "' is not the ", box_of(spatial_extents(view)),
             " of ", latpar::name_of(view.type), " that the block needs");
         put(from.data, view);
+    }
+
+    /// Where the prediction of a task arrives.
+    [[nodiscard]] latent_view arrival_of(const dual_paral_task& task, index_t number) const {
+        const std::array<index_t, 5> extents{1, channels(), task.own_latents,
+                                             plan_.problem.extents[1], plan_.problem.extents[2]};
+        return {inbox_.data() + plan_.arrival_offset(number), extents, dense_strides(extents),
+                plan_.options.wire_prediction, window_.source().space};
+    }
+    [[nodiscard]] std::optional<exchange_type>& arriving(index_t number) noexcept {
+        return arrivals_[static_cast<std::size_t>(number % plan_.depth())];
     }
 
     template <class Noise, class Sink, class GoOn, class StepNoise>
@@ -683,15 +705,14 @@ private:
         typename Model::context context = model_->prepare(info_of(task), stream);
         model_->embed(std::as_const(window_).view(), context, at.hidden, stream);
         run_layers(task, context, at, stream);
-        arrival& in = arrivals_[static_cast<std::size_t>(number % plan_.depth())];
-        in.data.place(1, channels(), own);
+        const latent_view in = arrival_of(task, number);
         if (is_last()) {
-            run_head(task, context, at, in.data.view(), stream);
+            run_head(task, context, at, in, stream);
         } else {
             // Posted before the task goes on, so that no stage ever waits to hand its result back.
-            const latent_view v = in.data.view();
-            recvs_.assign(1, {v.data, v.elements(), v.type, plan_.ranks - 1, v.space});
-            in.exchange.emplace(ranks_.back().start_exchange({}, recvs_, stream));
+            recvs_.assign(1, {in.data, in.elements(), in.type, plan_.ranks - 1, in.space,
+                              has_targets(pipe::back)});
+            arriving(number).emplace(ranks_.over(pipe::back).start_exchange({}, recvs_, stream));
             send_on(task, at, stream);
         }
         pending_.push_back(task);
@@ -702,10 +723,9 @@ private:
     void take_back(Sink& sink, const StepNoise& step_noise, stream_ref stream) {
         const dual_paral_task task = pending_.front();
         pending_.erase(pending_.begin());
-        arrival& in = arrivals_[static_cast<std::size_t>(returned_ % plan_.depth())];
-        finish(in.exchange);
+        finish(arriving(returned_));
         latent_state& state = state_of(task.block);
-        stepper_.step(task.step, state, own_of(task), std::as_const(in.data).view(), step_noise,
+        stepper_.step(task.step, state, own_of(task), arrival_of(task, returned_), step_noise,
                       stream);
         ++returned_;
         if (task.step + 1 < plan_.steps() || !ranks_.speaks()) return;
@@ -734,10 +754,11 @@ private:
     std::vector<const_latent_view> branch_views_;
     std::vector<send_op> sends_;
     std::vector<recv_op> recvs_;
+    latpar::detail::shared_buffer inbox_;  ///< hidden tensors, and on rank 0 predictions behind
     // Last, so that what is in flight ends before its buffers do.
     std::array<slot, 2> slots_;
-    std::vector<arrival> arrivals_;
-    std::vector<arrival> returning_;
+    std::vector<std::optional<exchange_type>> arrivals_;  ///< of predictions, by `arriving`
+    std::vector<departure> returning_;
 };
 
 template <class Model, latpar::detail::staged_mesh Mesh, class Schedule,

@@ -103,6 +103,11 @@ struct dual_paral_plan {
     /// What they take where they lie, each aligned.
     [[nodiscard]] index_t hidden_memory() const;
     [[nodiscard]] index_t prediction_bytes(const dual_paral_task& task) const;
+    /// The memory of a rank in which messages arrive: hidden tensors of two tasks, and on rank 0 the
+    /// predictions of `depth()` behind them.
+    [[nodiscard]] index_t inbox_bytes(int rank) const;
+    /// Where in that of rank 0 the prediction of a task arrives, by the task's number.
+    [[nodiscard]] index_t arrival_offset(index_t task) const;
     /// Payload bytes that a rank sends along its pipeline in iterations [0, count), a byte for each
     /// that says whether it happens included.
     [[nodiscard]] index_t bytes_sent_by(int rank, index_t iterations_done) const;

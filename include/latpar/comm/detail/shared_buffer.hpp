@@ -6,12 +6,15 @@
 #include <latpar/core/memory.hpp>
 
 #include <algorithm>
+#include <array>
+#include <span>
 #include <utility>
 #include <vector>
 
 namespace latpar::inline v0::detail {
 
-/// A buffer that the other ranks of a communicator reach, where it lets them.
+/// A buffer that the other ranks of a communicator reach, where it lets them, or of several
+/// communicators of the same ranks.
 class shared_buffer {
 public:
     shared_buffer() = default;
@@ -29,6 +32,13 @@ public:
     /// function. Errors: what the source throws.
     template <class BytesOf, communicator Comm>
     void reserve(const BytesOf& bytes_of, memory_source source, Comm& comm) {
+        const std::array<Comm*, 1> alone{&comm};
+        reserve(bytes_of, source, std::span<Comm* const>(alone));
+    }
+    /// Shares it over each of the communicators, which are known by their places from then on.
+    template <class BytesOf, communicator Comm>
+    void reserve(const BytesOf& bytes_of, memory_source source, std::span<Comm* const> over) {
+        Comm& comm = *over.front();
         std::vector<index_t> wanted = taken_;
         wanted.resize(static_cast<std::size_t>(comm.size()), 0);
         bool grows = taken_.empty();
@@ -39,7 +49,8 @@ public:
             most = std::max(most, needed);
         }
         if (!grows) return;
-        const bool was_shared = is_shared();
+        const bool was_shared =
+            std::ranges::any_of(peers_, [](const peer_memory& peers) { return !peers.empty(); });
         part();
         // Nobody's memory goes while another reaches it.
         if (was_shared) static_cast<void>(comm.control_all_gather({}));
@@ -49,33 +60,38 @@ public:
             storage_ = buffer(own, source);
         }
         if constexpr (direct_communicator<Comm>) {
-            if (comm.size() > 1) peers_ = comm.share(data(), bytes(), source.space);
+            for (Comm* one : over) {
+                if (one->size() > 1) peers_.push_back(one->share(data(), bytes(), source.space));
+            }
         }
         taken_ = std::move(wanted);
     }
 
     [[nodiscard]] std::byte* data() const noexcept { return storage_.data(); }
     [[nodiscard]] index_t bytes() const noexcept { return storage_.bytes(); }
-    [[nodiscard]] bool is_shared() const noexcept { return !peers_.empty(); }
+    [[nodiscard]] bool is_shared(std::size_t over = 0) const noexcept {
+        return over < peers_.size() && !peers_[over].empty();
+    }
     /// Where a rank's begins, as this rank reaches it; of one that is shared.
-    [[nodiscard]] std::byte* at(int rank) const {
-        return peers_.of[static_cast<std::size_t>(rank)];
+    [[nodiscard]] std::byte* at(int rank, std::size_t over = 0) const {
+        return peers_[over].of[static_cast<std::size_t>(rank)];
     }
     /// What lies with a rank where `mine` does here, or null if that is not reached.
-    [[nodiscard]] std::byte* at(int rank, const std::byte* mine) const {
-        return is_shared() ? at(rank) + (mine - data()) : nullptr;
+    [[nodiscard]] std::byte* at(int rank, const std::byte* mine, std::size_t over = 0) const {
+        return is_shared(over) ? at(rank, over) + (mine - data()) : nullptr;
     }
 
 private:
     /// Ends the sharing, before memory can be given back.
     void part() noexcept {
-        if (peers_.is_broken()) storage_.abandon();
-        peers_ = {};
+        const auto is_broken = [](const peer_memory& peers) { return peers.is_broken(); };
+        if (std::ranges::any_of(peers_, is_broken)) storage_.abandon();
+        peers_.clear();
     }
 
     buffer storage_;
-    std::vector<index_t> taken_;  ///< bytes, by all ranks
-    peer_memory peers_;
+    std::vector<index_t> taken_;      ///< bytes, by all ranks
+    std::vector<peer_memory> peers_;  ///< by the place of the communicator
 };
 
 }  // namespace latpar::inline v0::detail

@@ -29,6 +29,11 @@ concept staged_mesh = requires(M& ranks, std::string_view name) {
 template <staged_mesh M>
 using axis_type = std::remove_reference_t<decltype(std::declval<M&>().axis("stage"))>;
 
+/// The channels of a pipeline, as it lists them. Neighbouring links differ: a backend may do the
+/// exchanges of one communicator in order, and what a stage sends is not to wait for what it
+/// receives next.
+enum class pipe : std::size_t { even_links, back, odd_links };
+
 /// One pipeline of stages, with channels for either direction, and its peers: the ranks of the same
 /// stage in the pipelines beside it, along every other axis of the mesh.
 ///
@@ -65,13 +70,20 @@ public:
     /// The stages.
     [[nodiscard]] Comm& stages() noexcept { return axes_[stage_]; }
     [[nodiscard]] const Comm& stages() const noexcept { return axes_[stage_]; }
-    /// From a stage to the next. Neighbouring links differ: a backend may do the exchanges of one
-    /// communicator in order, and what a stage sends is not to wait for what it receives next.
-    [[nodiscard]] Comm& link(int from) noexcept { return is_odd(from) ? *odd_links_ : stages(); }
-    /// Whether messages on that link may have targets in memory that `stages()` shares.
-    [[nodiscard]] static bool reaches_targets(int from) noexcept { return !is_odd(from); }
-    /// From the last stage to the first.
-    [[nodiscard]] Comm& back() noexcept { return back_; }
+    /// What leads from a stage to the next.
+    [[nodiscard]] static pipe link(int from) noexcept {
+        return from % 2 == 0 ? pipe::even_links : pipe::odd_links;
+    }
+    [[nodiscard]] Comm& over(pipe which) noexcept {
+        if (which == pipe::back) return back_;
+        return which == pipe::odd_links ? *odd_links_ : stages();
+    }
+    /// All of them: odd links only if there are two links.
+    [[nodiscard]] std::vector<Comm*> pipes() {
+        std::vector<Comm*> out{&stages(), &back_};
+        if (odd_links_) out.push_back(&*odd_links_);
+        return out;
+    }
     /// Ranks of the same stage with other branches of guidance; null if all branches are here.
     [[nodiscard]] Comm* guides() noexcept {
         return guidance_ < 0 ? nullptr : &axes_[static_cast<std::size_t>(guidance_)];
@@ -116,7 +128,6 @@ public:
     }
 
 private:
-    [[nodiscard]] static bool is_odd(int link) noexcept { return link % 2 != 0; }
     [[nodiscard]] std::vector<Comm*> all_axes() {
         std::vector<Comm*> out;
         for (Comm& axis : axes_) out.push_back(&axis);
@@ -126,8 +137,8 @@ private:
     std::vector<Comm> axes_;  ///< in the order of the mesh
     std::size_t stage_ = 0;
     int guidance_ = -1;
-    std::optional<Comm> odd_links_;  ///< if there are two links
-    Comm back_;
+    std::optional<Comm> odd_links_;
+    Comm back_;  ///< from the last stage to the first
 };
 
 }  // namespace latpar::inline v0::detail
