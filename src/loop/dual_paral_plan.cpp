@@ -23,13 +23,6 @@ index_t bytes_of(const hidden_signature& h) {
     return h.extents[0] * h.extents[1] * h.extents[2] * size_of(h.type);
 }
 
-/// What the prediction of a whole window takes where it lies.
-index_t arrival_memory(const dual_paral_plan& plan) {
-    return latpar::detail::aligned(plan.window_latents() * plan.frame_bytes() /
-                                   size_of(plan.problem.type) *
-                                   size_of(plan.options.wire_prediction));
-}
-
 void check(const latent_problem& problem, const dual_paral_options& options,
            const dual_paral_model& model, int ranks) {
     require(ranks >= 1, "DualParal was planned for ", ranks, " stages; it needs 1 or more");
@@ -124,6 +117,19 @@ index_t dual_paral_plan::first_latent_of(index_t block) const noexcept {
     return block == 0 ? 0 : options.cat_latents + block * options.block_latents;
 }
 
+box dual_paral_plan::frames_of(index_t block) const noexcept {
+    return {{first_latent_of(block), 0, 0},
+            {latents_of(block), problem.extents[1], problem.extents[2]}};
+}
+
+box dual_paral_plan::window_of(const dual_paral_task& task) const noexcept {
+    const index_t front = task.has_front ? options.cat_latents : 0;
+    box out = frames_of(task.block);
+    out.origin[0] -= front;
+    out.extent[0] += front;
+    return out;
+}
+
 index_t dual_paral_plan::delivered_of(index_t block) const noexcept {
     if (options.total_latents == 0) return latents_of(block);
     return std::min(latents_of(block), options.total_latents - first_latent_of(block));
@@ -139,6 +145,14 @@ index_t dual_paral_plan::first_block_of(index_t iteration) const noexcept {
 
 index_t dual_paral_plan::last_block_of(index_t iteration) const noexcept {
     return blocks() < 0 ? iteration : std::min(iteration, blocks() - 1);
+}
+
+index_t dual_paral_plan::first_kept(index_t iteration) const noexcept {
+    return std::max<index_t>(0, first_block_of(iteration) - 1);
+}
+
+index_t dual_paral_plan::next_block(index_t iteration) const noexcept {
+    return blocks() < 0 ? iteration : std::min(iteration, blocks());
 }
 
 std::vector<dual_paral_task> dual_paral_plan::tasks_of(index_t iteration) const {
@@ -194,12 +208,18 @@ index_t dual_paral_plan::prediction_bytes(const dual_paral_task& task) const {
            size_of(options.wire_prediction);
 }
 
+index_t dual_paral_plan::arrival_bytes() const {
+    return window_latents() * frame_bytes() / size_of(problem.type) *
+           size_of(options.wire_prediction);
+}
+
 index_t dual_paral_plan::inbox_bytes(int rank) const {
-    return rank == 0 ? arrival_offset(depth() - 1) + arrival_memory(*this) : 2 * hidden_memory();
+    const index_t arrivals = rank == 0 ? depth() * latpar::detail::aligned(arrival_bytes()) : 0;
+    return 2 * hidden_memory() + arrivals;
 }
 
 index_t dual_paral_plan::arrival_offset(index_t task) const {
-    return 2 * hidden_memory() + task % depth() * arrival_memory(*this);
+    return 2 * hidden_memory() + task % depth() * latpar::detail::aligned(arrival_bytes());
 }
 
 index_t dual_paral_plan::bytes_sent_by(int rank, index_t iterations_done) const {
@@ -248,10 +268,7 @@ index_t dual_paral_plan::workspace_bytes(int rank) const {
         if (model.guidance_ranks > 1) {                          // those of all branches
             out += model.guidance_ranks * model.branches * window_latents() * frame;
         }
-        if (ranks > 1) {
-            out += 2 * window_latents() * frame / size_of(problem.type) *
-                   size_of(options.wire_prediction);
-        }
+        if (ranks > 1) out += 2 * arrival_bytes();  // what leaves
     }
     if (rank == 0) out += problem.noise_bytes(volume_of(problem.extents));
     return out + inbox_bytes(rank) + cache_bytes(rank);

@@ -3,19 +3,17 @@
 #pragma once
 
 #include <latpar/comm/detail/memory_complaint.hpp>
-#include <latpar/comm/detail/shared_buffer.hpp>
 #include <latpar/denoise/detail/combine_branches.hpp>
 #include <latpar/denoise/staged_denoiser.hpp>
 #include <latpar/io/safetensors.hpp>
 #include <latpar/kernel/host.hpp>
+#include <latpar/loop/detail/block_queue.hpp>
 #include <latpar/loop/detail/latent_stepper.hpp>
-#include <latpar/loop/detail/pipelines.hpp>
+#include <latpar/loop/detail/stage_messages.hpp>
 #include <latpar/loop/dual_paral_plan.hpp>
 #include <latpar/schedule/coordinated_noise.hpp>
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <chrono>
 #include <concepts>
 #include <functional>
@@ -112,7 +110,9 @@ public:
     }
 
     /// Of all runs so far.
-    [[nodiscard]] const stage_times& times() const noexcept { return times_; }
+    [[nodiscard]] stage_times times() const noexcept {
+        return {running_, messages_.seconds_waited()};
+    }
 
     /// Forgets everything; the next run begins a new video. On the first rank of every pipeline.
     void restart() noexcept {
@@ -134,16 +134,7 @@ public:
         latpar::detail::require(is_whole_,
                                 "a video cannot be saved during a run nor after one that threw, "
                                 "which left tasks under way; save between runs");
-        file.set_metadata("dual_paral", plan_.video_fingerprint() + ' ' + stepper_.fingerprint() +
-                                            ' ' + rule_.fingerprint());
-        file.set_metadata("dual_paral.iteration", std::to_string(iteration_));
-        for (index_t block = first_kept(); block < next_block(); ++block) {
-            const latent_state& state = state_of(block);
-            file.add(name_of_block(block, "z"), to_host(state.z.view()));
-            for (std::size_t k = 0; k < state.history.size(); ++k) {
-                file.add(name_of_block(block, std::to_string(k)), to_host(state.history[k].view()));
-            }
-        }
+        queue_.save(file, plan_, iteration_, video(), to_host);
     }
     /// Goes on from where another run was saved, on whatever mesh. On the first rank of every
     /// pipeline.
@@ -167,7 +158,7 @@ public:
                                     " has no latents to restore; stage 0 has them");
             restart();
             try {
-                load(file, put);
+                iteration_ = queue_.load(file, plan_, video(), put);
             } catch (...) {
                 restart();
                 throw;
@@ -188,19 +179,20 @@ public:
         return guarded(*this, [&] {
             // The first rank has the latents, and so the say in where the video stands.
             iteration_ =
-                std::stoll(ranks_.stages().control_all_gather(std::to_string(iteration_)).front());
-            ranks_.agree_on("the iteration to go on from", iteration_);
+                std::stoll(ranks().stages().control_all_gather(std::to_string(iteration_)).front());
+            ranks().agree_on("the iteration to go on from", iteration_);
             is_whole_ = false;
-            const clock::time_point start = clock::now();
-            const double waited = times_.waiting;
+            const auto start = std::chrono::steady_clock::now();
+            const double waited = messages_.seconds_waited();
             const bool finished =
                 is_first() ? feed(noise, sink, go_on, step_noise, stream) : serve(stream);
             // Together, so that an exception in the last task still reaches all.
-            waiting([&] {
-                static_cast<void>(ranks_.stages().control_all_gather({}));
-                static_cast<void>(ranks_.told_by_speaker({}));
+            messages_.waiting([&] {
+                static_cast<void>(ranks().stages().control_all_gather({}));
+                static_cast<void>(ranks().told_by_speaker({}));
             });
-            times_.running += seconds_since(start) - (times_.waiting - waited);
+            const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+            running_ += taken.count() - (messages_.seconds_waited() - waited);
             is_whole_ = true;
             return finished;
         });
@@ -216,48 +208,28 @@ public:
 
     /// Ends the waiting of all ranks, on the model's own communicators too.
     void abort(std::string_view reason) {
-        ranks_.abort(reason);
+        ranks().abort(reason);
         latpar::detail::abort_model(*model_, reason);
     }
 
 private:
-    using clock = std::chrono::steady_clock;
-    using exchange_type =
-        decltype(std::declval<Comm&>().start_exchange({}, {}, std::declval<stream_ref>()));
-
-    using pipe = latpar::detail::pipe;
-
-    /// Hidden tensors of one task, which lie alike on all stages, and the exchange that is using
-    /// them.
-    struct slot {
-        std::vector<hidden_view> hidden;
-        std::uint8_t go_on = 0;
-        std::optional<exchange_type> coming;
-        std::optional<exchange_type> going;
-    };
-    /// A prediction that leaves.
-    struct departure {
-        latent_block data;
-        std::optional<exchange_type> exchange;
-    };
-
-    dual_paral(latpar::detail::pipelines<Comm> ranks, Model& model, Schedule schedule,
+    dual_paral(latpar::detail::pipelines<Comm> pipelines, Model& model, Schedule schedule,
                guidance_rule rule, dual_paral_plan plan, Kernels kernels, memory_source source)
         : model_(&model),
-          ranks_(std::move(ranks)),
           plan_(std::move(plan)),
           rule_(std::move(rule)),
           stepper_(std::move(schedule), plan_.problem.latent_extents(), std::move(kernels),
-                   plan_.problem.type, source) {
+                   plan_.problem.type, source),
+          messages_(std::move(pipelines)) {
         // Refused on all ranks alike, which may try again: nothing is aborted.
         // Pipelines that share the tokens may have uneven parts of them.
         dual_paral_plan common = plan_;
         common.model.hidden.clear();
         common.model.cache_bytes_per_layer = 0;
-        ranks_.agree_on(
+        ranks().agree_on(
             "the DualParal plan, schedule and guidance",
             common.fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint());
-        const auto plans = ranks_.stages().control_all_gather(plan_.fingerprint());
+        const auto plans = ranks().stages().control_all_gather(plan_.fingerprint());
         std::optional<std::string> text;
         try {
             text = complaint(source);
@@ -269,11 +241,15 @@ private:
                 "its hidden tensors or feature cache are not those of the other stages: ",
                 plan_.fingerprint());
         }
-        ranks_.agree_no_error(text);
+        ranks().agree_no_error(text);
         guarded(*this, [&] { take_memory(source); });
     }
 
-    [[nodiscard]] int rank() const noexcept { return ranks_.stages().rank(); }
+    [[nodiscard]] latpar::detail::pipelines<Comm>& ranks() noexcept { return messages_.ranks(); }
+    [[nodiscard]] const latpar::detail::pipelines<Comm>& ranks() const noexcept {
+        return messages_.ranks();
+    }
+    [[nodiscard]] int rank() const noexcept { return messages_.rank(); }
     [[nodiscard]] bool is_first() const noexcept { return rank() == 0; }
     [[nodiscard]] bool is_last() const noexcept { return rank() + 1 == plan_.ranks; }
     [[nodiscard]] index_t channels() const noexcept { return plan_.problem.channels; }
@@ -281,25 +257,26 @@ private:
     /// The branches of guidance that this pipeline computes.
     [[nodiscard]] std::span<const guidance_branch> own_branches() const {
         const auto count = static_cast<std::size_t>(plan_.model.branches);
-        const auto place = static_cast<std::size_t>(ranks_.guidance_place());
+        const auto place = static_cast<std::size_t>(ranks().guidance_place());
         return std::span(rule_.branches()).subspan(place * count, count);
     }
-    [[nodiscard]] static double seconds_since(clock::time_point start) {
-        return std::chrono::duration<double>(clock::now() - start).count();
+    /// What tells a video from others in a file.
+    [[nodiscard]] std::string video() const {
+        return plan_.video_fingerprint() + ' ' + stepper_.fingerprint() + ' ' + rule_.fingerprint();
     }
 
     [[nodiscard]] std::optional<std::string> complaint(const memory_source& source) const {
         using latpar::detail::concat;
-        const Comm& stages = ranks_.stages();
+        const Comm& stages = ranks().stages();
         if (plan_.ranks != stages.size()) {
             return concat("DualParal was planned for ", plan_.ranks,
                           " stages, the communicator has ", stages.size(),
                           " ranks; plan for its size");
         }
-        if (plan_.model.guidance_ranks != ranks_.guidance_ranks()) {
+        if (plan_.model.guidance_ranks != ranks().guidance_ranks()) {
             return concat("DualParal was planned for guidance=", plan_.model.guidance_ranks,
                           ", pipelines that share the branches, and is given guidance=",
-                          ranks_.guidance_ranks(), "; pass that to describe_stages");
+                          ranks().guidance_ranks(), "; pass that to describe_stages");
         }
         if (auto text = stepper_.complaint_about(plan_.problem, "DualParal")) return text;
         if (describe_stages(*model_, rule_, plan_.problem.extents, plan_.options.cat_latents,
@@ -317,22 +294,11 @@ private:
     }
 
     void take_memory(memory_source source) {
-        const index_t area = plan_.problem.extents[1] * plan_.problem.extents[2];
-        const index_t frames = plan_.window_latents();
-        const auto block = [&](index_t batch, dtype type) {
-            return latent_block(batch * channels() * frames * area * size_of(type), type, source);
+        const auto windows = [&](index_t count) {
+            return latent_block(count * plan_.window_latents() * plan_.frame_bytes(),
+                                plan_.problem.type, source);
         };
-        const std::vector<Comm*> pipes = ranks_.pipes();
-        inbox_.reserve([&](int rank) { return plan_.inbox_bytes(rank); }, source,
-                       std::span<Comm* const>(pipes));
-        std::byte* next = inbox_.data();
-        for (slot& s : slots_) {
-            for (const hidden_signature& h : plan_.model.hidden) {
-                hidden_view view{next, h.extents, dense_strides(h.extents), h.type, source.space};
-                next += latpar::detail::aligned(view.bytes());
-                s.hidden.push_back(view);
-            }
-        }
+        messages_.take(plan_, source);
         if (plan_.options.cat_latents > 0) {
             const layer_range& own = plan_.stages[static_cast<std::size_t>(rank())];
             cache_.emplace(model_->plan_cache(own.first, own.last, own_branches(),
@@ -340,45 +306,20 @@ private:
                            stepper_.kernels(), source);
         }
         if (is_first()) {
-            for (index_t k = 0; k < plan_.blocks_held(); ++k) {
-                latent_state& state = queue_.emplace_back();
-                state.z = block(1, plan_.problem.type);
-                for (index_t h = 0; h < plan_.problem.history_size(); ++h) {
-                    state.history.push_back(block(1, plan_.problem.type));
-                }
-            }
-            window_ = block(plan_.model.branches, plan_.problem.type);
-            arrivals_.resize(static_cast<std::size_t>(plan_.depth()));
-            stepper_.take_noise(frames * area);
+            queue_.take(plan_, source);
+            window_ = windows(plan_.model.branches);
+            stepper_.take_noise(volume_of(plan_.problem.extents));
         }
         if (is_last()) {
-            predictions_ = block(plan_.model.branches, plan_.problem.type);
-            if (ranks_.guides()) {
-                gathered_ =
-                    block(plan_.model.guidance_ranks * plan_.model.branches, plan_.problem.type);
+            predictions_ = windows(plan_.model.branches);
+            if (ranks().guides()) {
+                gathered_ = windows(plan_.model.guidance_ranks * plan_.model.branches);
             }
-            sum_ = block(1, plan_.problem.type);
-            for (std::size_t k = 0; plan_.ranks > 1 && k < 2; ++k) {
-                returning_.push_back({block(1, plan_.options.wire_prediction), {}});
-            }
+            sum_ = windows(1);
         }
     }
 
     // ---- what every stage does ----
-
-    [[nodiscard]] index_t front_of(const dual_paral_task& task) const noexcept {
-        return task.has_front ? plan_.options.cat_latents : 0;
-    }
-    [[nodiscard]] box window_of(const dual_paral_task& task) const {
-        const index_t front = front_of(task);
-        return {{plan_.first_latent_of(task.block) - front, 0, 0},
-                {front + task.own_latents, plan_.problem.extents[1], plan_.problem.extents[2]}};
-    }
-    /// Where a block's own frames lie in the video.
-    [[nodiscard]] box own_of(const dual_paral_task& task) const {
-        return {{plan_.first_latent_of(task.block), 0, 0},
-                {task.own_latents, plan_.problem.extents[1], plan_.problem.extents[2]}};
-    }
 
     [[nodiscard]] step_info info_of(const dual_paral_task& task) {
         samples_.clear();
@@ -387,36 +328,37 @@ private:
             sample.branch = branch;
             samples_.push_back(sample);
         }
-        const box window = window_of(task);
+        const box window = plan_.window_of(task);
         extents3 global = window.extent;
         global[0] += window.origin[0];
         return {samples_, window, global, {}};
     }
 
     /// This stage's layers of a task.
-    void run_layers(const dual_paral_task& task, typename Model::context& context, slot& at,
+    void run_layers(const dual_paral_task& task, index_t number, typename Model::context& context,
                     stream_ref stream) {
         const layer_range& own = plan_.stages[static_cast<std::size_t>(rank())];
         if (cache_) {
             if (task.is_tail) cache_->clear();
-            cache_->keep(front_of(task), plan_.options.cat_latents);
+            cache_->keep(task.has_front ? plan_.options.cat_latents : 0, plan_.options.cat_latents);
         }
-        model_->layers(own.first, own.last, context, at.hidden, cache_ ? &*cache_ : nullptr,
-                       stream);
+        model_->layers(own.first, own.last, context, messages_.hidden(number),
+                       cache_ ? &*cache_ : nullptr, stream);
     }
 
     /// The guided prediction of a block's own frames, in `to`.
-    void run_head(const dual_paral_task& task, typename Model::context& context, slot& at,
+    void run_head(const dual_paral_task& task, index_t number, typename Model::context& context,
                   latent_view to, stream_ref stream) {
-        predictions_.place(plan_.model.branches, channels(), window_of(task));
-        model_->head(context, at.hidden, predictions_.view(), stream);
-        const latent_view here = predictions_.view(own_of(task));
-        const latent_view all = ranks_.guides() ? from_all_guides(task, here, stream) : here;
+        const box own = plan_.frames_of(task.block);
+        predictions_.place(plan_.model.branches, channels(), plan_.window_of(task));
+        model_->head(context, messages_.hidden(number), predictions_.view(), stream);
+        const latent_view here = predictions_.view(own);
+        const latent_view all = ranks().guides() ? from_all_guides(own, here, stream) : here;
         branch_views_.clear();
         for (index_t k = 0; k < all.extents[0]; ++k) {
             branch_views_.push_back(latpar::detail::sample_of(const_latent_view(all), k));
         }
-        sum_.place(1, channels(), own_of(task));
+        sum_.place(1, channels(), own);
         const sample_info sample = stepper_.sample_at(task.step);
         latpar::detail::combine_branches(stepper_.kernels(), rule_, std::span(&sample, 1),
                                          branch_views_, sum_.view(), stream);
@@ -427,10 +369,9 @@ private:
     }
 
     /// The predictions of all branches, those of the other pipelines included.
-    [[nodiscard]] latent_view from_all_guides(const dual_paral_task& task, latent_view here,
-                                              stream_ref stream) {
-        Comm& guides = *ranks_.guides();
-        gathered_.place(guides.size() * plan_.model.branches, channels(), own_of(task));
+    [[nodiscard]] latent_view from_all_guides(const box& own, latent_view here, stream_ref stream) {
+        Comm& guides = *ranks().guides();
+        gathered_.place(guides.size() * plan_.model.branches, channels(), own);
         const latent_view all = gathered_.view();
         const auto of = [&](int place) {
             latent_view v = all;
@@ -448,53 +389,9 @@ private:
             sends_.push_back({mine.data, mine.elements(), mine.type, place, mine.space});
             recvs_.push_back({theirs.data, theirs.elements(), theirs.type, place, theirs.space});
         }
-        exchange_type exchange = guides.start_exchange(sends_, recvs_, stream);
-        waiting([&] { wait_on_host(exchange); });
+        auto exchange = guides.start_exchange(sends_, recvs_, stream);
+        messages_.waiting([&] { wait_on_host(exchange); });
         return all;
-    }
-
-    void finish(std::optional<exchange_type>& exchange) {
-        if (!exchange) return;
-        waiting([&] { wait_on_host(*exchange); });
-        exchange.reset();
-    }
-    template <std::invocable F>
-    void waiting(F&& f) {
-        const clock::time_point start = clock::now();
-        f();
-        times_.waiting += seconds_since(start);
-    }
-
-    [[nodiscard]] slot& slot_of(index_t number) noexcept {
-        return slots_[static_cast<std::size_t>(number % 2)];
-    }
-
-    /// Whether messages that come through it have targets here.
-    [[nodiscard]] bool has_targets(pipe from) const noexcept {
-        return inbox_.is_shared(static_cast<std::size_t>(from));
-    }
-
-    /// Hidden tensors to the next stage; with the first of an iteration, whether another follows.
-    void send_on(const dual_paral_task& task, slot& at, stream_ref stream) {
-        sends_.clear();
-        if (task.is_tail) sends_.push_back({&at.go_on, 1, dtype::u8, rank() + 1});
-        const pipe to = ranks_.link(rank());
-        for (const hidden_view& h : at.hidden) {
-            sends_.push_back({h.data, h.elements(), h.type, rank() + 1, h.space,
-                              inbox_.at(rank() + 1, h.data, static_cast<std::size_t>(to))});
-        }
-        at.going.emplace(ranks_.over(to).start_exchange(sends_, {}, stream));
-    }
-    void expect(const dual_paral_task& task, slot& at, stream_ref stream) {
-        finish(at.going);  // what was sent from here before
-        recvs_.clear();
-        if (task.is_tail) recvs_.push_back({&at.go_on, 1, dtype::u8, rank() - 1});
-        const pipe from = ranks_.link(rank() - 1);
-        for (const hidden_view& h : at.hidden) {
-            recvs_.push_back(
-                {h.data, h.elements(), h.type, rank() - 1, h.space, has_targets(from)});
-        }
-        at.coming.emplace(ranks_.over(from).start_exchange({}, recvs_, stream));
     }
 
     // ---- ranks behind the first ----
@@ -504,14 +401,13 @@ private:
         bool follows = true;  // whether another iteration comes after this one
         index_t number = plan_.tasks_before(iteration_);
         std::vector<dual_paral_task> tasks = plan_.tasks_of(iteration_);
-        expect(tasks.front(), slot_of(number), stream);
+        messages_.expect(tasks.front(), number, stream);
         while (follows) {
             std::vector<dual_paral_task> next;
             for (std::size_t k = 0; k < tasks.size(); ++k, ++number) {
                 const dual_paral_task& task = tasks[k];
-                slot& at = slot_of(number);
-                finish(at.coming);
-                if (task.is_tail) follows = at.go_on != 0;
+                messages_.receive(number);
+                if (task.is_tail) follows = messages_.follows(number);
                 if (k + 1 == tasks.size() && follows) next = plan_.tasks_of(iteration_ + 1);
                 const dual_paral_task* after = nullptr;
                 if (k + 1 < tasks.size()) after = &tasks[k + 1];
@@ -519,119 +415,26 @@ private:
                 // The next task comes in while this one is worked on. One that is fed only when
                 // this one is done cannot, and a device that waits for it may load no kernels.
                 const bool comes_early = after && plan_.needs(*after) < number;
-                if (comes_early) expect(*after, slot_of(number + 1), stream);
+                if (comes_early) messages_.expect(*after, number + 1, stream);
                 typename Model::context context = model_->prepare(info_of(task), stream);
-                run_layers(task, context, at, stream);
+                run_layers(task, number, context, stream);
                 if (!is_last()) {
-                    send_on(task, at, stream);
+                    messages_.send_on(task, number, follows, stream);
                 } else {
-                    send_back(task, context, at, number, stream);
+                    const latent_view out = messages_.outgoing(plan_, task, number);
+                    run_head(task, number, context, out, stream);
+                    messages_.send_back(plan_, number, stream);
                 }
-                if (after && !comes_early) expect(*after, slot_of(number + 1), stream);
+                if (after && !comes_early) messages_.expect(*after, number + 1, stream);
             }
             ++iteration_;
             tasks = std::move(next);
         }
-        for (slot& s : slots_) finish(s.going);
-        for (departure& r : returning_) finish(r.exchange);
+        messages_.flush();
         return done();
     }
 
-    void send_back(const dual_paral_task& task, typename Model::context& context, slot& at,
-                   index_t number, stream_ref stream) {
-        departure& out = returning_[static_cast<std::size_t>(number % 2)];
-        finish(out.exchange);
-        out.data.place(1, channels(), own_of(task));
-        run_head(task, context, at, out.data.view(), stream);
-        const latent_view v = out.data.view();
-        constexpr auto back = static_cast<std::size_t>(pipe::back);
-        std::byte* const target =
-            inbox_.is_shared(back) ? inbox_.at(0, back) + plan_.arrival_offset(number) : nullptr;
-        sends_.assign(1, {v.data, v.elements(), v.type, 0, v.space, target});
-        out.exchange.emplace(ranks_.over(pipe::back).start_exchange(sends_, {}, stream));
-    }
-
     // ---- the first rank ----
-
-    [[nodiscard]] latent_state& state_of(index_t block) noexcept {
-        return queue_[static_cast<std::size_t>(block) % queue_.size()];
-    }
-    [[nodiscard]] const latent_state& state_of(index_t block) const noexcept {
-        return queue_[static_cast<std::size_t>(block) % queue_.size()];
-    }
-    /// The blocks that an iteration to come may read: [first_kept, next_block).
-    [[nodiscard]] index_t first_kept() const noexcept {
-        return std::max<index_t>(0, plan_.first_block_of(iteration_) - 1);
-    }
-    [[nodiscard]] index_t next_block() const noexcept {
-        return plan_.blocks() < 0 ? iteration_ : std::min(iteration_, plan_.blocks());
-    }
-    static std::string name_of_block(index_t block, const std::string& tensor) {
-        return latpar::detail::concat("block.", block, tensor == "z" ? ".z" : ".history.",
-                                      tensor == "z" ? "" : tensor);
-    }
-    void place(latent_state& state, index_t block) const {
-        const box own{
-            {plan_.first_latent_of(block), 0, 0},
-            {plan_.latents_of(block), plan_.problem.extents[1], plan_.problem.extents[2]}};
-        state.z.place(1, channels(), own);
-        for (latent_block& h : state.history) h.place(1, channels(), own);
-    }
-    template <class Put>
-    void load(const safetensors_file& file, Put& put) {
-        const auto at = file.metadata().find("dual_paral");
-        const auto when = file.metadata().find("dual_paral.iteration");
-        const std::string path = file.path().string();
-        latpar::detail::require<io_error>(
-            at != file.metadata().end() && when != file.metadata().end(), path,
-            " holds no DualParal video; save one with dual_paral::save");
-        latpar::detail::require(at->second == plan_.video_fingerprint() + ' ' +
-                                                  stepper_.fingerprint() + ' ' +
-                                                  rule_.fingerprint(),
-                                path,
-                                " was saved by a run with another plan, schedule or guidance; "
-                                "restore it with the same (the number of stages may differ)");
-        const std::string& text = when->second;
-        index_t iteration = -1;
-        const auto [end, problem] =
-            std::from_chars(text.data(), text.data() + text.size(), iteration);
-        latpar::detail::require<io_error>(
-            problem == std::errc{} && end == text.data() + text.size() && iteration >= 0 &&
-                (plan_.iterations() < 0 || iteration <= plan_.iterations()),
-            path, ": the iteration '", text, "' is none of this video's");
-        iteration_ = iteration;
-        for (index_t block = first_kept(); block < next_block(); ++block) {
-            latent_state& state = state_of(block);
-            place(state, block);
-            load(file, name_of_block(block, "z"), state.z, put);
-            for (std::size_t k = 0; k < state.history.size(); ++k) {
-                load(file, name_of_block(block, std::to_string(k)), state.history[k], put);
-            }
-        }
-    }
-    template <class Put>
-    static void load(const safetensors_file& file, const std::string& name, latent_block& to,
-                     Put& put) {
-        const safetensors_entry& from = file.at(name);
-        const latent_view view = to.view();
-        latpar::detail::require<io_error>(
-            from.type() == view.type && std::equal(from.shape.begin(), from.shape.end(),
-                                                   view.extents.begin(), view.extents.end()),
-            file.path().string(), ": '", name, "' is not the ", box_of(spatial_extents(view)),
-            " of ", latpar::name_of(view.type), " that the block needs");
-        put(from.data, view);
-    }
-
-    /// Where the prediction of a task arrives.
-    [[nodiscard]] latent_view arrival_of(const dual_paral_task& task, index_t number) const {
-        const std::array<index_t, 5> extents{1, channels(), task.own_latents,
-                                             plan_.problem.extents[1], plan_.problem.extents[2]};
-        return {inbox_.data() + plan_.arrival_offset(number), extents, dense_strides(extents),
-                plan_.options.wire_prediction, window_.source().space};
-    }
-    [[nodiscard]] std::optional<exchange_type>& arriving(index_t number) noexcept {
-        return arrivals_[static_cast<std::size_t>(number % plan_.depth())];
-    }
 
     template <class Noise, class Sink, class GoOn, class StepNoise>
     bool feed(const Noise& noise, Sink& sink, GoOn& go_on, const StepNoise& step_noise,
@@ -655,65 +458,60 @@ private:
             ++iteration_;
         }
         take_until(number);
-        for (slot& s : slots_) finish(s.going);
+        messages_.flush();
         return done();
     }
 
     /// What the callback of the first pipeline says, on the first ranks of all.
     template <class GoOn>
     [[nodiscard]] bool goes_on(GoOn& go_on) {
-        std::string text = !ranks_.speaks() || go_on(iteration_) ? "1" : "0";
-        waiting([&] { text = ranks_.told_by_speaker(std::move(text)); });
+        std::string text = !ranks().speaks() || go_on(iteration_) ? "1" : "0";
+        messages_.waiting([&] { text = ranks().told_by_speaker(std::move(text)); });
         return text == "1";
     }
 
     template <class Noise>
     void begin_block(const dual_paral_task& task, const Noise& noise, stream_ref stream) {
-        latent_state& state = state_of(task.block);
-        place(state, task.block);
+        queue_.place(plan_, task.block);
+        latent_state& state = queue_.of(task.block);
         stepper_.fill(
             state.z, [&](latent_view out) { noise(task.block, out, stream); }, stream);
         const const_latent_view z = std::as_const(state.z).view();
-        if (!ranks_.has_peers() || z.space != memory_space::host) return;
+        if (!ranks().has_peers() || z.space != memory_space::host) return;
         const std::string_view bits(reinterpret_cast<const char*>(z.data),
                                     static_cast<std::size_t>(z.bytes()));
         const std::string hash = std::to_string(std::hash<std::string_view>{}(bits));
         std::string told;
-        waiting([&] { told = ranks_.told_by_speaker(hash); });
+        messages_.waiting([&] { told = ranks().told_by_speaker(hash); });
         latpar::detail::require(told == hash, "the noise of block ", task.block,
                                 " is not that of the first pipeline; pass the same on the first "
                                 "rank of every pipeline");
     }
 
     void feed_task(const dual_paral_task& task, index_t number, bool follows, stream_ref stream) {
-        const box window = window_of(task);
-        const box own = own_of(task);
+        const box window = plan_.window_of(task);
+        const box own = plan_.frames_of(task.block);
         window_.place(plan_.model.branches, channels(), window);
         for (index_t k = 0; k < plan_.model.branches; ++k) {
             const latent_view sample = latpar::detail::sample_of(window_.view(), k);
-            stepper_.kernels().copy(std::as_const(state_of(task.block).z).view(),
+            stepper_.kernels().copy(std::as_const(queue_.of(task.block).z).view(),
                                     subview(sample, relative_to(own, window.origin)), stream);
             if (!task.has_front) continue;
             box front = window;
             front.extent[0] = plan_.options.cat_latents;
-            stepper_.kernels().copy(std::as_const(state_of(task.block - 1).z).view(front),
+            stepper_.kernels().copy(std::as_const(queue_.of(task.block - 1).z).view(front),
                                     subview(sample, relative_to(front, window.origin)), stream);
         }
-        slot& at = slot_of(number);
-        finish(at.going);
-        at.go_on = follows ? 1 : 0;
+        messages_.clear(number);
         typename Model::context context = model_->prepare(info_of(task), stream);
-        model_->embed(std::as_const(window_).view(), context, at.hidden, stream);
-        run_layers(task, context, at, stream);
-        const latent_view in = arrival_of(task, number);
+        model_->embed(std::as_const(window_).view(), context, messages_.hidden(number), stream);
+        run_layers(task, number, context, stream);
         if (is_last()) {
-            run_head(task, context, at, in, stream);
+            run_head(task, number, context, messages_.incoming(plan_, task, number), stream);
         } else {
             // Posted before the task goes on, so that no stage ever waits to hand its result back.
-            recvs_.assign(1, {in.data, in.elements(), in.type, plan_.ranks - 1, in.space,
-                              has_targets(pipe::back)});
-            arriving(number).emplace(ranks_.over(pipe::back).start_exchange({}, recvs_, stream));
-            send_on(task, at, stream);
+            messages_.expect_back(plan_, task, number, stream);
+            messages_.send_on(task, number, follows, stream);
         }
         pending_.push_back(task);
     }
@@ -723,27 +521,27 @@ private:
     void take_back(Sink& sink, const StepNoise& step_noise, stream_ref stream) {
         const dual_paral_task task = pending_.front();
         pending_.erase(pending_.begin());
-        finish(arriving(returned_));
-        latent_state& state = state_of(task.block);
-        stepper_.step(task.step, state, own_of(task), arrival_of(task, returned_), step_noise,
+        messages_.receive_back(returned_);
+        latent_state& state = queue_.of(task.block);
+        const box own = plan_.frames_of(task.block);
+        stepper_.step(task.step, state, own, messages_.incoming(plan_, task, returned_), step_noise,
                       stream);
         ++returned_;
-        if (task.step + 1 < plan_.steps() || !ranks_.speaks()) return;
-        box delivered = own_of(task);
+        if (task.step + 1 < plan_.steps() || !ranks().speaks()) return;
+        box delivered = own;
         delivered.extent[0] = plan_.delivered_of(task.block);
         sink(std::as_const(state.z).view(delivered), delivered.origin[0]);
     }
 
     Model* model_;
-    latpar::detail::pipelines<Comm> ranks_;
     dual_paral_plan plan_;
     guidance_rule rule_;
     latpar::detail::latent_stepper<Schedule, Kernels> stepper_;
     std::optional<typename Model::feature_cache> cache_;
     index_t iteration_ = 0;
     bool is_whole_ = true;  ///< whether no task is under way
-    stage_times times_;
-    std::vector<latent_state> queue_;  ///< rank 0: block b in place b mod size
+    double running_ = 0;
+    latpar::detail::block_queue queue_;
     latent_block window_;
     latent_block predictions_;
     latent_block gathered_;  ///< of all branches, where other pipelines have some
@@ -754,11 +552,8 @@ private:
     std::vector<const_latent_view> branch_views_;
     std::vector<send_op> sends_;
     std::vector<recv_op> recvs_;
-    latpar::detail::shared_buffer inbox_;  ///< hidden tensors, and on rank 0 predictions behind
     // Last, so that what is in flight ends before its buffers do.
-    std::array<slot, 2> slots_;
-    std::vector<std::optional<exchange_type>> arrivals_;  ///< of predictions, by `arriving`
-    std::vector<departure> returning_;
+    latpar::detail::stage_messages<Comm> messages_;
 };
 
 template <class Model, latpar::detail::staged_mesh Mesh, class Schedule,

@@ -82,6 +82,10 @@ struct dual_paral_plan {
     /// Latent frames of a block, and where its first stands in the video.
     [[nodiscard]] index_t latents_of(index_t block) const noexcept;
     [[nodiscard]] index_t first_latent_of(index_t block) const noexcept;
+    /// Where a block's own frames lie in the video.
+    [[nodiscard]] box frames_of(index_t block) const noexcept;
+    /// The same with the context in front of them, as the model sees a task.
+    [[nodiscard]] box window_of(const dual_paral_task& task) const noexcept;
     /// Frames of a block that are delivered: the last may be cut off.
     [[nodiscard]] index_t delivered_of(index_t block) const noexcept;
     /// Iterations that step blocks; one more retires the last. -1 without an end.
@@ -89,6 +93,9 @@ struct dual_paral_plan {
     /// The blocks that an iteration steps: [first, last], the last visited first.
     [[nodiscard]] index_t first_block_of(index_t iteration) const noexcept;
     [[nodiscard]] index_t last_block_of(index_t iteration) const noexcept;
+    /// The blocks whose latents the iterations from one on may read: [first_kept, next_block).
+    [[nodiscard]] index_t first_kept(index_t iteration) const noexcept;
+    [[nodiscard]] index_t next_block(index_t iteration) const noexcept;
     /// The tasks of an iteration, in order.
     [[nodiscard]] std::vector<dual_paral_task> tasks_of(index_t iteration) const;
     /// How many tasks come before an iteration.
@@ -103,6 +110,8 @@ struct dual_paral_plan {
     /// What they take where they lie, each aligned.
     [[nodiscard]] index_t hidden_memory() const;
     [[nodiscard]] index_t prediction_bytes(const dual_paral_task& task) const;
+    /// What the longest prediction takes where it lies.
+    [[nodiscard]] index_t arrival_bytes() const;
     /// The memory of a rank in which messages arrive: hidden tensors of two tasks, and on rank 0 the
     /// predictions of `depth()` behind them.
     [[nodiscard]] index_t inbox_bytes(int rank) const;

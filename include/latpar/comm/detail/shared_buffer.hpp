@@ -69,6 +69,7 @@ public:
 
     [[nodiscard]] std::byte* data() const noexcept { return storage_.data(); }
     [[nodiscard]] index_t bytes() const noexcept { return storage_.bytes(); }
+    [[nodiscard]] memory_space space() const noexcept { return storage_.space(); }
     [[nodiscard]] bool is_shared(std::size_t over = 0) const noexcept {
         return over < peers_.size() && !peers_[over].empty();
     }
