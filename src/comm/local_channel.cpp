@@ -48,11 +48,11 @@ local_seat::local_seat(std::shared_ptr<local_channel> channel, int rank, bool is
 }
 
 local_seat::~local_seat() {
-    if (std::uncaught_exceptions() <= exceptions_) {
-        channel_->leave(rank_);
-    } else if (is_first_) {
+    const bool by_exception = std::uncaught_exceptions() > exceptions_;
+    if (by_exception && is_first_) {
         channel_->abort(rank_, "an exception has destroyed its communicator");
     }
+    channel_->leave(rank_, by_exception);
 }
 
 local_channel::local_channel(int size)
@@ -245,8 +245,8 @@ bool local_channel::wait_until(local_exchange& exchange, deadline when) {
         if (reason_) fail(*reason_);
         for (const local_entry& entry : exchange.entries) {
             if (gone_ == 0) break;
-            if (entry.state == status::queued &&
-                sides_[static_cast<std::size_t>(entry.peer)].gone) {
+            const bool is_waiting = entry.state == status::queued || entry.state == status::lost;
+            if (is_waiting && sides_[static_cast<std::size_t>(entry.peer)].gone) {
                 fail(text_of_gone(exchange.rank, entry.peer));
             }
         }
@@ -304,6 +304,9 @@ std::vector<std::string> local_channel::all_gather(int rank, std::string_view te
         for (int peer = 0; peer < size() && gone_ > 0; ++peer) {
             const side& theirs = sides_[static_cast<std::size_t>(peer)];
             if (theirs.gone && theirs.gathers < mine.gathers) {
+                // As if it had never come, for whoever tries again.
+                --round.arrived;
+                --mine.gathers;
                 throw comm_error(text_of_gone(rank, peer));
             }
         }
@@ -314,8 +317,8 @@ std::vector<std::string> local_channel::all_gather(int rank, std::string_view te
     return out;
 }
 
-std::shared_ptr<local_seat> local_channel::join(std::uint64_t number, int color, int size,
-                                                int rank) {
+std::shared_ptr<local_seat> local_channel::join(int rank, std::uint64_t number, int color, int size,
+                                                int rank_there) {
     const lock_type lock(mutex_);
     if (reason_) throw comm_error(*reason_);
     forming& part = forming_[{number, color}];
@@ -325,10 +328,13 @@ std::shared_ptr<local_seat> local_channel::join(std::uint64_t number, int color,
         children_.push_back(part.channel);
         // Into a part all have agreed to go; a duplicate, those that have left will never enter.
         for (int peer = 0; peer < this->size() && color == no_color; ++peer) {
-            if (sides_[static_cast<std::size_t>(peer)].gone) part.channel->mark_gone(peer);
+            if (sides_[static_cast<std::size_t>(peer)].gone) part.channel->leave_from_above(peer);
         }
     }
-    auto out = std::make_shared<local_seat>(part.channel, rank, false);
+    auto& below = sides_[static_cast<std::size_t>(rank)].below;
+    std::erase_if(below, [](const auto& one) { return one.first.expired(); });
+    below.emplace_back(part.channel, rank_there);
+    auto out = std::make_shared<local_seat>(part.channel, rank_there, false);
     if (--part.missing == 0) forming_.erase({number, color});
     return out;
 }
@@ -338,13 +344,13 @@ std::shared_ptr<local_seat> local_channel::split(int rank, int color, int key) {
     const std::uint64_t number = sides_[static_cast<std::size_t>(rank)].splits++;
     if (color == no_color) return nullptr;
     const auto place = std::find(members.begin(), members.end(), rank);
-    return join(number, color, static_cast<int>(members.size()),
+    return join(rank, number, color, static_cast<int>(members.size()),
                 static_cast<int>(place - members.begin()));
 }
 
 std::shared_ptr<local_seat> local_channel::duplicate(int rank) {
     require_usable(rank);
-    return join(sides_[static_cast<std::size_t>(rank)].splits++, no_color, size(), rank);
+    return join(rank, sides_[static_cast<std::size_t>(rank)].splits++, no_color, size(), rank);
 }
 
 void local_channel::enter(int rank) {
@@ -354,23 +360,32 @@ void local_channel::enter(int rank) {
     gone_ -= std::exchange(mine.gone, false) ? 1 : 0;
 }
 
-void local_channel::leave(int rank) {
+void local_channel::leave(int rank, bool by_exception) {
     const lock_type lock(mutex_);
     side& mine = sides_[static_cast<std::size_t>(rank)];
-    if (--mine.seats > 0) return;
+    if (--mine.seats == 0 && (!by_exception || mine.gone_above)) be_gone(rank);
+}
+
+void local_channel::leave_from_above(int rank) {
+    const lock_type lock(mutex_);
+    side& theirs = sides_[static_cast<std::size_t>(rank)];
+    theirs.gone_above = true;
+    if (theirs.seats == 0 && !theirs.gone) be_gone(rank);
+}
+
+void local_channel::be_gone(int rank) {
+    side& mine = sides_[static_cast<std::size_t>(rank)];
     mine.gone = true;
     ++gone_;
     // Of duplicates it made its own or never will.
     for (const auto& [key, part] : forming_) {
-        if (key.second == no_color && key.first >= mine.splits) part.channel->mark_gone(rank);
+        if (key.second == no_color && key.first >= mine.splits) {
+            part.channel->leave_from_above(rank);
+        }
     }
-    for (int peer = 0; peer < size(); ++peer) wake(peer);
-}
-
-void local_channel::mark_gone(int rank) {
-    const lock_type lock(mutex_);
-    sides_[static_cast<std::size_t>(rank)].gone = true;
-    ++gone_;
+    for (const auto& [weak, rank_there] : mine.below) {
+        if (const auto channel = weak.lock()) channel->leave_from_above(rank_there);
+    }
     for (int peer = 0; peer < size(); ++peer) wake(peer);
 }
 

@@ -48,10 +48,13 @@ class local_channel;
 
 /// The place of one rank in a channel, for as long as anybody may use it. Whoever waits for a rank
 /// that has left its place is told.
+///
+/// If an exception destroys the place in a channel that was not made from another, it aborts that.
+/// Below, whoever the exception comes to aborts with its message; if nobody does, the place counts as
+/// left when that in the channel above is.
 class local_seat {
 public:
-    /// `is_first`: the channel was not made from another. If an exception destroys such a place it
-    /// aborts the channel; below one, whoever the exception comes to aborts with its message.
+    /// `is_first`: the channel was not made from another.
     local_seat(std::shared_ptr<local_channel> channel, int rank, bool is_first = true);
     local_seat(const local_seat&) = delete;
     local_seat& operator=(const local_seat&) = delete;
@@ -109,6 +112,9 @@ private:
         bool broken = false;
         int seats = 0;
         bool gone = false;
+        /// Its rank in each channel below, and the other way round whether it has left above.
+        std::vector<std::pair<std::weak_ptr<local_channel>, int>> below;
+        bool gone_above = false;
     };
     struct gathering {
         std::vector<std::string> texts;
@@ -133,11 +139,14 @@ private:
     void wake(int rank);
     void require_usable(int rank);
     void abort(const std::string& text);
-    [[nodiscard]] std::shared_ptr<local_seat> join(std::uint64_t number, int color, int size,
-                                                   int rank);
+    /// `rank_there` is that in the part.
+    [[nodiscard]] std::shared_ptr<local_seat> join(int rank, std::uint64_t number, int color,
+                                                   int size, int rank_there);
     void enter(int rank);
-    void leave(int rank);
-    void mark_gone(int rank);
+    void leave(int rank, bool by_exception);
+    /// It has left the channel above.
+    void leave_from_above(int rank);
+    void be_gone(int rank);
     [[nodiscard]] std::string text_of_gone(int rank, int peer) const;
 
     std::mutex mutex_;

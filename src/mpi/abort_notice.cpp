@@ -15,9 +15,6 @@ using latpar::detail::concat;
 // An abort must leave at once, so its text has to fit an eager message.
 constexpr std::size_t longest_reason = 1024;
 
-// How long a rank waits for the message of an exception that another one has on its way.
-constexpr std::chrono::seconds patience{5};
-
 }  // namespace
 
 abort_notice::abort_notice(MPI_Comm control, abort_notice* above, std::vector<int> places_above)
@@ -74,7 +71,8 @@ void abort_notice::poll_own() {
             check(MPI_Recv(text.data(), bytes, MPI_CHAR, status.MPI_SOURCE, abort_tag, control_,
                            MPI_STATUS_IGNORE),
                   "MPI_Recv");
-            hear(status.MPI_SOURCE, text);
+            hear(status.MPI_SOURCE, static_cast<news>(text.front()),
+                 std::string_view(text).substr(1));
         }
         if (!reason_) return;
         while (true) {
@@ -89,22 +87,24 @@ void abort_notice::poll_own() {
     say_quiet_if_so();
 }
 
-void abort_notice::hear(int source, std::string_view text) {
-    if (reason_ && !provisional_) return;
-    provisional_ = text.empty();
-    reason_ =
-        concat("aborted by rank ", source, " of ", size_, ": ", provisional_ ? unfinished : text);
+void abort_notice::hear(int source, news what, std::string_view reason) {
+    if (reason_ && what_ != news::follows) return;
+    what_ = what;
+    reason_ = concat("aborted by rank ", source, " of ", size_, ": ",
+                     what == news::follows ? unfinished : reason);
 }
 
 bool abort_notice::poll() {
     std::optional<std::string> reason;
-    bool provisional = false;
+    news what = news::follows;
     for (abort_notice* n = this; n; n = n->above_) {
         n->poll_own();
         const std::lock_guard lock(n->mutex_);
-        if (!n->reason_ || (reason && (!provisional || n->provisional_))) continue;
+        if (!n->reason_ || (reason && (what != news::follows || n->what_ == news::follows))) {
+            continue;
+        }
         reason = n->reason_;
-        provisional = n->provisional_;
+        what = n->what_;
     }
     if (!reason) return false;
     // From here on this one is aborted itself, whatever becomes of those above.
@@ -113,17 +113,19 @@ bool abort_notice::poll() {
     // one.
     if (!reason_) said_quiet_ = true;
     reason_ = std::move(reason);
-    provisional_ = provisional;
+    what_ = what;
     return true;
 }
 
-void abort_notice::announce(std::string_view reason) {
-    auto text = std::make_unique<std::string>(reason.substr(0, longest_reason));
+void abort_notice::announce(std::string_view reason, news what) {
+    reason = reason.substr(0, longest_reason);
+    auto text = std::make_unique<std::string>(1, static_cast<char>(what));
+    text->append(reason);
     std::vector<MPI_Request> sends;
     {
         const std::lock_guard lock(mutex_);
-        if (reason_ && !provisional_) return;
-        hear(rank_, *text);
+        if (reason_ && what_ != news::follows) return;
+        hear(rank_, what, reason);
         for (int peer = 0; peer < size_; ++peer) {
             if (peer == rank_) continue;
             MPI_Isend(text->data(), static_cast<int>(text->size()), MPI_CHAR, peer, abort_tag,
@@ -139,13 +141,20 @@ bool abort_notice::is_known() {
     return reason_.has_value();
 }
 
+bool abort_notice::is_unwinding() {
+    const std::lock_guard lock(mutex_);
+    return what_ == news::unwound;
+}
+
 void abort_notice::throw_reason() {
-    const auto end = std::chrono::steady_clock::now() + patience;
+    const auto end = std::chrono::steady_clock::now() + patience_for_reason;
     for (unsigned turn = 0;; ++turn) {
         {
             const std::lock_guard lock(mutex_);
-            if (std::chrono::steady_clock::now() >= end) provisional_ = false;
-            if (!provisional_) throw comm_error(*reason_);
+            if (what_ != news::follows || std::chrono::steady_clock::now() >= end) {
+                what_ = news::aborted;
+                throw comm_error(*reason_);
+            }
         }
         static_cast<void>(poll());
         relax(turn);

@@ -5,6 +5,7 @@
 #include <mpi.h>
 
 #include <atomic>
+#include <chrono>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -15,6 +16,11 @@ namespace latpar::inline v0::mpi::detail {
 
 inline constexpr std::string_view unfinished =
     "an exception passed through an exchange that it left unfinished";
+
+/// How long a rank waits for the message of an exception that another one has on its way, and how
+/// long for texts that may be on theirs.
+inline constexpr std::chrono::seconds patience_for_reason{5};
+inline constexpr std::chrono::seconds patience_for_texts{2};
 
 /// What one rank knows of the abort of one communicator, and tells the others.
 ///
@@ -34,7 +40,15 @@ public:
     /// Whether an abort is known, without a look.
     [[nodiscard]] bool is_known();
     /// Tells the others, once; an empty reason says that it follows.
-    void announce(std::string_view reason);
+    void announce(std::string_view reason) {
+        announce(reason, reason.empty() ? news::follows : news::aborted);
+    }
+    /// Tells them that an exception has destroyed the communicator, perhaps one that all ranks throw.
+    void announce_unwinding() {
+        announce("an exception has destroyed its communicator", news::unwound);
+    }
+    /// Of one that is known: whether it was announced so.
+    [[nodiscard]] bool is_unwinding();
     /// For one that is aborted. Errors: comm_error with the reason; one that is on its way is
     /// waited for.
     [[noreturn]] void throw_reason();
@@ -47,9 +61,13 @@ public:
     [[nodiscard]] bool is_quiet(int peer);
 
 private:
+    /// What an abort is: of which the reason follows, with it, or with that of a destructor.
+    enum class news : char { follows = 'f', aborted = 'a', unwound = 'u' };
+
+    void announce(std::string_view reason, news what);
     void poll_own();
-    /// Takes in a reason; an empty one says that it follows. Under the mutex.
-    void hear(int source, std::string_view text);
+    /// Takes in what a rank has announced. Under the mutex.
+    void hear(int source, news what, std::string_view reason);
     void say_quiet_if_so();
 
     MPI_Comm control_;
@@ -63,8 +81,7 @@ private:
     /// Guards what follows: a communicator below may look at it from another thread.
     std::mutex mutex_;
     std::optional<std::string> reason_;
-    /// The reason is still on its way, behind the exception that gave it.
-    bool provisional_ = false;
+    news what_ = news::aborted;
     std::vector<char> quiet_;
     bool said_quiet_ = false;
 };

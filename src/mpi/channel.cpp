@@ -39,9 +39,10 @@ channel::channel(MPI_Comm payload, MPI_Comm control, std::shared_ptr<channel> pa
 
 channel::~channel() {
     if (is_finalized()) return;
-    // Whoever made this one from another is told by that one.
-    if (!parent_ && std::uncaught_exceptions() > exceptions_) {
-        abort("an exception has destroyed its communicator");
+    if (std::uncaught_exceptions() > exceptions_) {
+        // Whoever made this one from another is told by that one.
+        if (!parent_) notice_.announce_unwinding();
+        return;
     }
     if (broken_ || notice_.is_known()) return;
     MPI_Comm_free(&payload_);
@@ -76,8 +77,17 @@ std::vector<std::string> channel::all_gather(std::string_view text) {
     std::vector<MPI_Request> sends(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
     std::vector<std::string> texts(static_cast<std::size_t>(size_));
     try {
+        // A rank may have thrown what all throw that have these texts: they are on their way then.
+        std::optional<deadline> end;
+        const auto may_come = [&] {
+            if (!end) end = deadline::clock::now() + patience_for_texts;
+            return deadline::clock::now() < *end;
+        };
         const auto turn_or_throw = [&](unsigned turn) {
-            if (turn % polls_between_looks == 0) throw_if_aborted();
+            if (turn % polls_between_looks == 0 && notice_.poll() &&
+                !(notice_.is_unwinding() && may_come())) {
+                throw_if_aborted();
+            }
             relax(turn);
         };
         for (int peer = 0; peer < size_; ++peer) {

@@ -56,9 +56,9 @@ struct family {
 
 /// One communicator.
 ///
-/// One that was not made from another is aborted if an exception destroys it. An aborted or broken
-/// channel never frees its MPI communicators, or their identity could be given
-/// to new ones that would receive what is still under way.
+/// One that was not made from another is aborted if an exception destroys it. A channel that an
+/// exception destroys, or that is aborted or broken, never frees its MPI communicators, or their
+/// identity could be given to new ones that would receive what is still under way.
 class channel : public std::enable_shared_from_this<channel> {
 public:
     /// Takes both over. `parent` is what it was made from, or null; `places_in_parent` has the rank

@@ -217,8 +217,50 @@ TEST_CASE("who waits for a rank that has returned is told so, whatever it waits 
               while (!request.test()) {
               }
           }) == expected);
+    CHECK(told([&](auto& comm) {
+              auto other = comm.duplicate();
+              auto third = other.duplicate();
+              exchange(third, {}, recvs);
+          }) == expected);
+    CHECK(told([](auto& comm) {
+              // However often it tries.
+              for (int i = 0; i < 3; ++i) {
+                  try {
+                      barrier(comm);
+                      return;
+                  } catch (const comm_error&) {
+                  }
+              }
+              barrier(comm);
+          }) == expected);
     CHECK_THAT(told([](auto& comm) { static_cast<void>(comm.split(0, 0)); }),
                ContainsSubstring("has returned"));
+}
+
+TEST_CASE("who waits for a rank that returned behind an exception that it has caught is told so") {
+    const bool is_part = GENERATE(false, true);
+    CAPTURE(is_part);
+    const auto run = [&] {
+        thread_team(3).run([&](thread_communicator& comm) {
+            // In the part, the ranks are the other way round.
+            const auto make = [&] {
+                return is_part ? *comm.split(0, -comm.rank()) : comm.duplicate();
+            };
+            if (comm.rank() == 1) {
+                try {
+                    auto other = make();
+                    auto third = other.duplicate();
+                    throw std::runtime_error("caught");
+                } catch (const std::runtime_error&) {
+                }
+                return;
+            }
+            auto other = make();
+            auto third = other.duplicate();
+            barrier(third);
+        });
+    };
+    CHECK_THROWS_WITH(run(), ContainsSubstring("waits for rank 1 of 3, which has returned"));
 }
 
 TEST_CASE("a rank may return while others still use what it has sent") {

@@ -291,6 +291,10 @@ TEST_CASE("steppers are told when nothing was asked") {
         // After the last step it is too late to stop.
         loop.start(philox_noise(1));
         CHECK(loop.run(philox_noise(1), [&](index_t i) { return i < 5; }));
+        // One that was refused is no start, nor are the steps before it of any use.
+        latent small({1, 2, 3, 4, 5});
+        CHECK_THROWS_AS(loop.start(std::as_const(small).view()), usage_error);
+        CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("call start first"));
     };
     check(batch);
     check(serial);

@@ -598,6 +598,10 @@ TEST_CASE("a stepper is told when nothing was asked, and a simulation may start 
     std::vector<float> out(simulated(options, 3, guided_form, c).latent.size());
     loop.collect(make_view(out.data(), c.extents));
     CHECK(bitwise_equal(out, simulated(options, 3, guided_form, c).latent));
+    // One that was refused is no start.
+    latent small({1, 2, 3, 4, 5});
+    CHECK_THROWS_AS(loop.start(std::as_const(small).view()), usage_error);
+    CHECK_THROWS_WITH(loop.next_request(), ContainsSubstring("call start first"));
 }
 
 TEST_CASE("a model that throws on one rank stops the others, with its message") {

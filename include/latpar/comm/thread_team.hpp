@@ -13,7 +13,8 @@ namespace latpar::inline v0 {
 /// A message is one copy from the sender's buffer into the receiver's, made by whichever of the two
 /// waits (by both, if large); a send is done when the receiver has it. Waiting threads sleep. It
 /// reaches host memory. Different communicators may be used by different threads at once.
-/// Errors: comm_error for who waits for a rank that has returned, or destroyed its communicator.
+/// Errors: comm_error for who waits for a rank that has returned, or destroyed its communicator. An
+/// exception that destroys one that `thread_team::communicator` gave aborts it for all.
 class thread_communicator {
 public:
     [[nodiscard]] int rank() const noexcept;

@@ -283,7 +283,7 @@ private:
         step_ = 0;
         round_ = 0;
         member_.reset();
-        started_ = true;
+        started_ = false;
         requested_ = false;
         delivered_ = false;
         reused_.forget();

@@ -43,10 +43,13 @@ private:
 /// Payload and control travel on two MPI communicators of its own, so that nothing meets the
 /// caller's messages. One message is one MPI message, whatever its size; self-messages are copied
 /// without MPI where it reaches host memory alone. A message of a wrong size or type is a
-/// comm_error on the receiver only. An exception that destroys a communicator which was not made
-/// from another aborts it, so that its peers do not wait in vain; `guarded` does so with the
-/// message. Several threads may use different communicators at once with
+/// comm_error on the receiver only. Several threads may use different communicators at once with
 /// MPI_THREAD_MULTIPLE; otherwise only the thread that initialised MPI may.
+///
+/// An exception that destroys a communicator which was not made from another aborts it, so that its
+/// peers do not wait in vain; `guarded` does so with the message. What all ranks refuse alike stays
+/// the error of each, but the communicator is of no use then: keep it outside of the `try` to try
+/// again.
 ///
 /// It reaches host memory, and CUDA memory if this MPI says at run time that it does (Open MPI's
 /// MPIX_Query_cuda_support). MPI knows no streams: whatever is queued for CUDA memory of an
