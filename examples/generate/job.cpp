@@ -20,17 +20,6 @@ using latpar::detail::require;
 
 constexpr const char* file_name = "moving_shapes.safetensors";
 
-std::array<index_t, 4> latent_extents(const options& wanted, index_t channels, index_t block) {
-    if (wanted.latent) return *wanted.latent;
-    for (const auto& [name, pixels] :
-         {std::pair("--height", wanted.height), std::pair("--width", wanted.width)}) {
-        require(pixels % block == 0, name, ' ', pixels, " is not a multiple of the ", block,
-                " pixels of a latent position; use ",
-                std::max<index_t>(1, (pixels + block / 2) / block) * block);
-    }
-    return {channels, delivered_latents(wanted), wanted.height / block, wanted.width / block};
-}
-
 std::filesystem::path weights_of(const options& wanted) {
     return wanted.weights.empty() ? bundled_weights() : wanted.weights;
 }
@@ -38,13 +27,71 @@ std::filesystem::path weights_of(const options& wanted) {
 /// No layers: what the configuration and the checks of a file take.
 const wan::load_options no_layers{.layers = {0, 0}};
 
-wan::config config_of(const std::filesystem::path& path) {
-    if (path.extension() != ".json") return wan::load_weights(path, no_layers)->config;
-    std::ifstream file(path);
-    const std::string text{std::istreambuf_iterator<char>(file), {}};
-    require<latpar::io_error>(file.good() || file.eof(), path.string(), " cannot be read");
-    return wan::parse_config(text, path.string());
+/// The decoder that a model's file brings, if it does.
+std::optional<moving_shapes::decoder> decoder_of(const std::filesystem::path& path) {
+    if (!std::filesystem::is_regular_file(path)) return std::nullopt;
+    const auto file = latpar::safetensors_file::open(path);
+    if (!file.find("latent.decode.weight")) return std::nullopt;
+    return moving_shapes::decoder::load(file);
 }
+
+/// [1, C, T, H, W].
+std::array<index_t, 5> latent_extents(const options& wanted, const wan::config& config,
+                                      const std::optional<moving_shapes::decoder>& decoder) {
+    if (wanted.latent) {
+        const auto [c, t, h, w] = *wanted.latent;
+        require(c == config.in_channels && c == config.out_channels, "--latent has ", c,
+                " channels, the model ", config.in_channels, "; use that many");
+        return {1, c, t, h, w};
+    }
+    require(
+        decoder.has_value(), "nothing here decodes the latent of ", weights_of(wanted).string(),
+        ", so its size does not follow from that of a clip; give --latent CxTxHxW (of Wan 2.1: ",
+        config.in_channels, " x (frames + 3) / 4 x height / 8 x width / 8)");
+    const index_t block = decoder->block();
+    for (const auto& [name, pixels] :
+         {std::pair("--height", wanted.height), std::pair("--width", wanted.width)}) {
+        require(pixels % block == 0, name, ' ', pixels, " is not a multiple of the ", block,
+                " pixels of a latent position; use ",
+                std::max<index_t>(1, (pixels + block / 2) / block) * block);
+    }
+    return {1, config.in_channels, delivered_latents(wanted), wanted.height / block,
+            wanted.width / block};
+}
+
+/// A model as plans name it.
+std::string text_of(const options& wanted, const wan::config& config) {
+    return latpar::detail::concat(wanted.weights.empty() ? "the bundled one, " : "",
+                                  config.num_layers, " layers with ", config.num_attention_heads,
+                                  " heads of ", config.attention_head_dim);
+}
+
+/// A configuration alone, without weights.
+bool is_config(const std::filesystem::path& path) {
+    return path.extension() == ".json";
+}
+
+/// What a plan takes of a model, of which no layers are loaded.
+struct planned_model {
+    explicit planned_model(const options& wanted) {
+        const std::filesystem::path path = weights_of(wanted);
+        if (is_config(path)) {
+            std::ifstream file(path);
+            const std::string text{std::istreambuf_iterator<char>(file), {}};
+            require<latpar::io_error>(file.good() || file.eof(), path.string(), " cannot be read");
+            config = wan::parse_config(text, path.string());
+            extents = latent_extents(wanted, config, std::nullopt);
+        } else {
+            config = wan::load_weights(path, no_layers)->config;
+            extents = latent_extents(wanted, config, decoder_of(path));
+        }
+        text = text_of(wanted, config);
+    }
+
+    std::string text;
+    wan::config config;
+    std::array<index_t, 5> extents;
+};
 
 std::vector<float> read_text(const latpar::safetensors_file& file, std::string_view name,
                              index_t width) {
@@ -102,29 +149,39 @@ video_plan plan_video_only(const options& wanted) {
     require(!wanted.patch, "--patch is not enough for --plan of the mesh ", wanted.mesh,
             ", which needs the model's layers and width; leave it out, and give --weights, which "
             "may be a config.json");
-    if (!wanted.latent) return prepare(wanted).plan_of_video();
-    const auto [c, t, h, w] = *wanted.latent;
-    return plan_video(wanted, {1, c, t, h, w},
-                      latpar::schedule::by_name(wanted.scheduler, wanted.steps),
-                      config_of(weights_of(wanted)));
+    const planned_model model(wanted);
+    video_plan out =
+        plan_video(wanted, model.extents, latpar::schedule::by_name(wanted.scheduler, wanted.steps),
+                   model.config);
+    out.model = model.text;
+    return out;
 }
 
 run_plan plan_only(const options& wanted) {
-    static_cast<void>(mesh_of(wanted));
-    if (!wanted.latent || !wanted.patch) return prepare(wanted).plan();
     const auto shape = mesh_of(wanted);
+    const auto schedule = latpar::schedule::by_name(wanted.scheduler, wanted.steps);
+    if (!wanted.patch) {
+        const planned_model model(wanted);
+        run_plan out = plan_run(wanted, latpar::latent_problem::of(model.extents, schedule),
+                                model.config.patch_size,
+                                wan::transformer_shape_of(model.config, wanted.precision));
+        out.model = model.text;
+        return out;
+    }
     require(shape.degree("ring") * shape.degree("ulysses") == 1, "--plan of the mesh ", shape,
-            " needs the model's heads and layers; leave --patch out, so that --weights bring them");
+            " needs the model's heads and layers; leave --patch out, and give --weights, which may "
+            "be a config.json");
     const auto [c, t, h, w] = *wanted.latent;
-    return plan_run(wanted,
-                    latpar::latent_problem::of(
-                        {1, c, t, h, w}, latpar::schedule::by_name(wanted.scheduler, wanted.steps)),
-                    *wanted.patch, {});
+    return plan_run(wanted, latpar::latent_problem::of({1, c, t, h, w}, schedule), *wanted.patch,
+                    {});
 }
 
 job prepare(const options& wanted, std::optional<int> rank) {
     static_cast<void>(mesh_of(wanted));
     const auto path = weights_of(wanted);
+    require(!is_config(path), "--weights ", path.string(),
+            " is a configuration without weights; use it with --plan, or give a .safetensors file "
+            "or a folder");
     // Which layers are whose is known when the plan is.
     const bool in_stages = is_long_video(wanted) && rank;
     job out{wanted,
@@ -139,8 +196,7 @@ job prepare(const options& wanted, std::optional<int> rank) {
 
     std::optional<latpar::safetensors_file> file;
     if (std::filesystem::is_regular_file(path)) file = latpar::safetensors_file::open(path);
-    if (file && file->find("latent.decode.weight"))
-        out.decoder = moving_shapes::decoder::load(*file);
+    out.decoder = decoder_of(path);
     if (!wanted.text_embedding.empty()) {
         const auto text = latpar::safetensors_file::open(wanted.text_embedding);
         out.conditional = read_text(text, "conditional", config.text_dim);
@@ -159,11 +215,7 @@ job prepare(const options& wanted, std::optional<int> rank) {
                 ": nothing here decodes the latent of ", path.string(),
                 "; write it as .safetensors");
     }
-    const auto [c, t, h, w] =
-        latent_extents(wanted, config.in_channels, out.decoder ? out.decoder->block() : 8);
-    require(c == config.in_channels && c == config.out_channels, "--latent has ", c,
-            " channels, the model ", config.in_channels, "; use that many");
-    out.extents = {1, c, t, h, w};
+    out.extents = latent_extents(wanted, config, out.decoder);
     if (!is_long_video(wanted)) {
         static_cast<void>(out.plan());
         return out;

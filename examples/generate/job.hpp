@@ -47,11 +47,11 @@ struct job {
 /// Errors: usage_error or io_error, before anything runs.
 [[nodiscard]] job prepare(const options& wanted, std::optional<int> rank = {});
 
-/// The plan for `--plan`: needs no weights if the latent and the patch are given.
+/// The plan for `--plan`: needs no text, and of the weights the configuration alone, be it a .json;
+/// not even that if the latent and the patch are given.
 [[nodiscard]] run_plan plan_only(const options& wanted);
 
-/// The same for a long video: needs no text, and of the weights the configuration alone, be it a
-/// .json, if the latent is given.
+/// The same for a long video, which always needs the configuration.
 [[nodiscard]] video_plan plan_video_only(const options& wanted);
 
 /// Where the bundled weights are: beside an installed program, or in the source tree.

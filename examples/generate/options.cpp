@@ -10,6 +10,7 @@
 #include <generate/video_plan.hpp>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -137,6 +138,39 @@ void check_video(const CLI::App& app, const options& o) {
     require(!o.compare_serial,
             "--compare-serial keeps the video in memory, and --total-latents 0 has no end; give "
             "--total-latents a number");
+}
+
+/// Refuses what belongs to an axis that the mesh does not name.
+void check_axes(const CLI::App& app, const options& o) {
+    struct owned {
+        const char* name;
+        std::vector<std::string_view> axes;
+    };
+    const std::array<owned, 9> all{{{"--warm-up", {"step"}},
+                                    {"--reuse", {"step"}},
+                                    {"--history", {"step"}},
+                                    {"--overlap", {"latent"}},
+                                    {"--partition", {"latent"}},
+                                    {"--layout", {"latent"}},
+                                    {"--rotation", {"latent"}},
+                                    {"--wire-prediction", {"step", "guidance", "latent", "stage"}},
+                                    {"--wire-state", {"step", "latent"}}}};
+    const auto shape = latpar::mesh_shape::parse(o.mesh);
+    for (const auto& [name, axes] : all) {
+        const bool is_used = std::ranges::any_of(axes, [&](std::string_view axis) {
+            return (axis == "step" && o.batch_step > 0) ||
+                   std::ranges::count(shape.axes(), axis, &latpar::mesh_axis::name) > 0;
+        });
+        std::string wanted;
+        for (const std::string_view axis : axes) {
+            wanted += latpar::detail::concat(wanted.empty() ? "" : " or ", axis);
+        }
+        latpar::detail::require(
+            app.count(name) == 0 || is_used, name, ' ', app[name]->as<std::string>(),
+            " belongs to the axis ", wanted, ", and ",
+            o.mesh.empty() ? "there is no --mesh" : "--mesh " + o.mesh + " does not name it",
+            "; add it there, or leave ", name, " out");
+    }
 }
 
 std::uint64_t parse_seed(const std::string& text) {
@@ -417,6 +451,7 @@ std::optional<options> parse_options(int argc, char** argv, int& status) {
             "and --latent; otherwise the weights bring it");
     check_device(app, out);
     check_video(app, out);
+    check_axes(app, out);
     check_files(out);
     return out;
 }

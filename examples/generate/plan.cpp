@@ -224,7 +224,8 @@ run_plan plan_run(const options& wanted, const latpar::latent_problem& problem,
     run_plan out{
         latpar::plan_composition(problem, shape, nest_options(wanted, patch, rule, transformer)),
         {},
-        calls_inside};
+        calls_inside,
+        {}};
     if (wanted.batch_step > 0) {
         latpar::loop::batch_step_options batch;
         batch.degree = wanted.batch_step;
@@ -235,7 +236,10 @@ run_plan plan_run(const options& wanted, const latpar::latent_problem& problem,
     return out;
 }
 
-std::string to_table(const run_plan& plan) {
+namespace {
+
+/// Without the model.
+std::string table_of(const run_plan& plan) {
     if (is_only_axis(plan.nest.shape, "latent")) return to_table(plan.nest.latent);
     if (!plan.batches) {
         std::string out = to_table(plan.nest);
@@ -258,6 +262,12 @@ std::string to_table(const run_plan& plan) {
         mebibytes(plan.workspace_bytes(0)), '\n');
 }
 
+}  // namespace
+
+std::string to_table(const run_plan& plan) {
+    return (plan.model.empty() ? "" : "model            " + plan.model + "\n\n") + table_of(plan);
+}
+
 std::string to_json(const run_plan& plan) {
     const latpar::composition_plan& nest = plan.nest;
     const latpar::latent_parallel_plan& latent = nest.latent;
@@ -269,7 +279,8 @@ std::string to_json(const run_plan& plan) {
             ? by_rank(latent.ranks, [&](int rank) { return latent.bytes_received_by(rank); })
             : json(nullptr);
     const auto paper = plan.paper_bytes();
-    json out{{"policy", plan.policy()},
+    json out{{"model", plan.model.empty() ? json(nullptr) : json(plan.model)},
+             {"policy", plan.policy()},
              {"mesh", latpar::to_string(nest.shape)},
              {"latent",
               {nest.problem.channels, nest.problem.extents[0], nest.problem.extents[1],

@@ -24,6 +24,8 @@ struct run_plan {
     /// Calls of the model in a call of what the nest wraps. Where the latent is cut and the axis
     /// guidance has one rank, the branches are combined within the cut: one prediction travels.
     latpar::index_t calls_inside = 1;
+    /// What it was planned for, for people; empty for any model with such a patch.
+    std::string model{};
 
     /// As the policies nest: "para_step(latent_parallel)"; "serial" for none.
     [[nodiscard]] std::string policy() const;

@@ -194,7 +194,8 @@ latpar::loop::pipeline_estimate video_plan::estimate() const {
 
 video_plan plan_video(const options& wanted, const std::array<index_t, 5>& extents,
                       const latpar::linear_scheduler& schedule, const wan::config& model) {
-    video_plan out{mesh_of(wanted), {}, {}, {}, weight_bytes(wanted, model, {0, model.num_layers})};
+    video_plan out{
+        mesh_of(wanted), {}, {}, {}, weight_bytes(wanted, model, {0, model.num_layers}), {}};
     latpar::loop::dual_paral_options policy;
     policy.block_latents = wanted.video.block_latents;
     policy.cat_latents = wanted.video.cat_latents;
@@ -226,7 +227,7 @@ video_plan plan_video(const options& wanted, const std::array<index_t, 5>& exten
 
 std::string to_table(const video_plan& plan) {
     const dual_paral_plan& pipeline = plan.pipelines.front();
-    std::string out = to_table(pipeline);
+    std::string out = "model            " + plan.model + "\n\n" + to_table(pipeline);
     out += concat("weights          ",
                   mebibytes(*std::max_element(plan.weight_bytes.begin(), plan.weight_bytes.end())),
                   " a stage at most, ", mebibytes(plan.all_weight_bytes), " in all\n");
@@ -265,6 +266,7 @@ std::string to_json(const video_plan& plan) {
     }
     const latpar::extents3& window = pipeline.problem.extents;
     const json out{
+        {"model", plan.model},
         {"policy", plan.policy()},
         {"mesh", latpar::to_string(plan.shape)},
         {"latent",

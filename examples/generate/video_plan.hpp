@@ -38,6 +38,7 @@ struct video_plan {
     /// Of the layers of each stage, and of all.
     std::vector<latpar::index_t> weight_bytes;
     latpar::index_t all_weight_bytes = 0;
+    std::string model{};  ///< for people
 
     /// The pipeline that a rank belongs to, and its place there.
     [[nodiscard]] const latpar::loop::dual_paral_plan& of(int rank) const;

@@ -386,8 +386,9 @@ safetensors_content parse_safetensors(std::span<const std::byte> bytes, std::str
                       " bytes are too few for a safetensors file");
     std::uint64_t header_bytes = 0;
     std::memcpy(&header_bytes, bytes.data(), length_bytes);
-    require<io_error>(header_bytes <= max_header_bytes, where, ": a header of ", header_bytes,
-                      " bytes is over the limit of ", max_header_bytes);
+    require<io_error>(header_bytes <= max_header_bytes, where,
+                      " is not a safetensors file: its first 8 bytes would give a header of ",
+                      header_bytes, " bytes, over the limit of ", max_header_bytes);
     require<io_error>(header_bytes <= bytes.size() - length_bytes, where, ": the header of ",
                       header_bytes, " bytes reaches outside the file of ", bytes.size(), " bytes");
     std::string_view header(reinterpret_cast<const char*>(bytes.data()) + length_bytes,

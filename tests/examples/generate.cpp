@@ -220,12 +220,15 @@ TEST_CASE("pairs of axes, wires and reuse give the bits of their simulation") {
          {pair{"step=2,latent=2", "para_step(latent_parallel)", {"step", "latent"}},
           pair{"guidance=2,latent=3", "guidance_parallel(latent_parallel)", {"guidance", "latent"}},
           pair{"step=3,guidance=2", "para_step(guidance_parallel)", {"step", "guidance"}}}) {
+        std::string arguments = at.tiny("16x6x8x12", 7) +
+                                "--wire-prediction bf16 --wire-state f16 --scheduler unipc_flow ";
+        if (p.mesh.find("step") != std::string::npos) {
+            arguments += "--warm-up 1 --reuse extrapolated --history official ";
+        }
+        if (p.mesh.find("latent") != std::string::npos) arguments += "--layout central ";
         const outcome out =
-            run(at, at.tiny("16x6x8x12", 7) +
-                        "--warm-up 1 --reuse extrapolated --history official --wire-prediction "
-                        "bf16 --wire-state f16 --scheduler unipc_flow --layout central --mesh " +
-                        p.mesh + " --report " + at.file("r.json") + " --output " +
-                        at.file("ranks.safetensors"));
+            run(at, arguments + "--mesh " + p.mesh + " --report " + at.file("r.json") +
+                        " --output " + at.file("ranks.safetensors"));
         INFO(p.mesh << '\n' << out.text);
         REQUIRE(out.status == 0);
         generate::options options = at.tiny_options(p.mesh, 7);
@@ -382,9 +385,9 @@ TEST_CASE("processes write the file that threads write") {
 
 TEST_CASE("processes on a mesh write the file and send the bytes of threads") {
     const workplace at;
-    for (const auto& [ranks, mesh] :
-         {std::pair("4", "guidance=2,latent=2"), std::pair("8", "step=2,guidance=2,latent=2")}) {
-        const std::string arguments = at.tiny("16x6x8x12", 6) + "--warm-up 2 --mesh " + mesh;
+    for (const auto& [ranks, mesh] : {std::pair("4", "guidance=2,latent=2"),
+                                      std::pair("8", "step=2,guidance=2,latent=2 --warm-up 2")}) {
+        const std::string arguments = at.tiny("16x6x8x12", 6) + "--mesh " + mesh;
         REQUIRE(run(at, arguments + " --report " + at.file("threads.json") + " --output " +
                             at.file("threads.safetensors"))
                     .status == 0);
@@ -441,6 +444,8 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
     refused(at.tiny() + "--mesh guidance=3", "use 1 to 2");
     refused(at.tiny() + "--mesh step=2", "use 1 to 4");  // the warm-up is 5 steps
     refused(at.tiny() + "--mesh step=2 --warm-up 0", "--warm-up");
+    refused(at.tiny() + "--mesh latent=2 --warm-up 2", "leave --warm-up out");
+    refused(at.tiny() + "--wire-state bf16", "belongs to the axis step or latent");
     refused(at.tiny() + "--mesh step=2,latent=2 --warm-up 1 --layout sharded", "use replicated");
     refused(at.tiny() + "--mesh step=2 --warm-up 1 --reuse sideways", "extrapolated");
     refused(at.tiny() + "--mesh step=2 --warm-up 1 --history none", "official");
@@ -458,7 +463,9 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
     refused(at.tiny() + "--output " + at.file("a.mp4"), ".gif, .png or .safetensors");
     refused(at.tiny() + "--output " + at.file("no/a.safetensors"), "create it first");
     refused(at.tiny() + "--rotation TX", "none of T, H, W");
-    refused("--weights " + reference_file("wan_tiny.safetensors").string(), "--text-embedding");
+    const std::string tiny = reference_file("wan_tiny.safetensors").string();
+    refused("--weights " + tiny, "--text-embedding");
+    refused("--weights " + tiny + " --frames 9 --mesh latent=2 --plan", "give --latent CxTxHxW");
     refused("--weights " + reference_file("schedulers.safetensors").string(), "schedulers");
     refused(at.tiny() + "--scheduler heun", "euler_flow");
     refused("--frobnicate", "--frobnicate");

@@ -395,7 +395,7 @@ TEST_CASE("processes write the video of threads, and hold their own layers alone
 }
 #endif
 
-TEST_CASE("a long video is planned from a configuration alone") {
+TEST_CASE("any video is planned from a configuration alone") {
     const workplace at;
     std::ofstream(at.file("config.json"))
         << latpar::safetensors_file::open(reference_file("wan_tiny.safetensors"))
@@ -409,6 +409,16 @@ TEST_CASE("a long video is planned from a configuration alone") {
     CHECK_THAT(plan.text, ContainsSubstring("160 delivered from 19 blocks in 68 iterations") &&
                               ContainsSubstring("[3,4)") && ContainsSubstring("a stage at most"));
     CHECK(run(at, shape + weights + " --mesh stage=4 --plan").text == plan.text);
+    for (const char* const axes : {"latent=2", "step=2,ulysses=2,guidance=2"}) {
+        const std::string how = std::string(" --plan --mesh ") + axes;
+        const outcome clip = run(at, shape + at.file("config.json") + how);
+        INFO(clip.text);
+        REQUIRE(clip.status == 0);
+        CHECK_THAT(clip.text, ContainsSubstring("4 layers with 4 heads of 24"));
+        CHECK(run(at, shape + weights + how).text == clip.text);
+    }
+    CHECK_THAT(run(at, shape + at.file("config.json")).text,
+               ContainsSubstring("a configuration without weights; use it with --plan"));
     const outcome mesh = run(
         at, shape + at.file("config.json") + " --mesh stage=2,guidance=2,ulysses=2 --plan=json");
     INFO(mesh.text);
