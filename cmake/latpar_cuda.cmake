@@ -1,9 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 # latpar::cuda, the kernels for CUDA devices.
 
-# From Ampere to Blackwell, and intermediate code for what comes after.
+# From Ampere to Blackwell, and intermediate code for what comes after. A project that has enabled
+# CUDA before without naming any has nvcc's oldest, which the kernels are not for.
+set(latpar_cuda_architectures 80-real 86-real 89-real 90-real 100-real 120)
+foreach(one IN LISTS CMAKE_CUDA_ARCHITECTURES)
+    if(one MATCHES "^([0-9]+)" AND CMAKE_MATCH_1 LESS 80)
+        message(WARNING "latpar::cuda is for compute capability 8.0 and later, and "
+                        "CMAKE_CUDA_ARCHITECTURES is ${CMAKE_CUDA_ARCHITECTURES} (CMake's default, if "
+                        "your project does not set it): it is built for "
+                        "${latpar_cuda_architectures}. Set it before project(), such as to 90-real.")
+        set(CMAKE_CUDA_ARCHITECTURES ${latpar_cuda_architectures})
+        break()
+    endif()
+endforeach()
 if(NOT CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real 100-real 120)
+    set(CMAKE_CUDA_ARCHITECTURES ${latpar_cuda_architectures})
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit 12.8 REQUIRED)

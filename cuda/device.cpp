@@ -22,7 +22,17 @@ int current_device() {
 }
 
 void set_device(int device) {
-    detail::check(cudaSetDevice(device), "making device ", device, " current");
+    const cudaError_t status = cudaSetDevice(device);
+    if (status == cudaSuccess) return;
+    const int count = device_count();
+    latpar::detail::require<device_error>(
+        count > 0, "device ", device,
+        " was to be made current, and there is no CUDA device here, or no driver for it (",
+        cudaGetErrorString(status), "); see nvidia-smi");
+    latpar::detail::require<device_error>(device >= 0 && device < count, "device ", device,
+                                          " was to be made current, and there are ", count,
+                                          "; use 0 to ", count - 1);
+    detail::check(status, "making device ", device, " current");
 }
 
 std::string device_name(int device) {

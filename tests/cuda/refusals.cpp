@@ -70,3 +70,9 @@ TEST_CASE("without a device nothing pretends that there is one") {
     CHECK_THROWS_AS(cuda::current_device(), device_error);
     CHECK_THROWS_WITH(cuda::device_memory(0).allocate(16), ContainsSubstring("failed: "));
 }
+
+TEST_CASE("a device that is not there is refused, with those that are") {
+    CHECK_THROWS_AS(cuda::set_device(-1), device_error);
+    CHECK_THROWS_WITH(cuda::set_device(-1),
+                      ContainsSubstring("device -1 was to be made current, and there "));
+}

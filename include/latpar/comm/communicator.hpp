@@ -88,7 +88,7 @@ concept exchange_request = std::movable<Request> && requires(Request& request, d
 ///   order. Blocks. It travels on the control channel, never matches payload, is metered apart.
 /// - `abort(reason)`: every operation of every rank on this communicator, pending or later, and on
 ///   those split or duplicated from it, throws comm_error with the reason; the first reason wins.
-///   Does not block. Nothing is usable afterwards.
+///   Waits for no peer; a backend may wait for its own device. Nothing is usable afterwards.
 ///
 /// Collective calls are made in the same order on every rank of a communicator.
 /// One thread uses a communicator at a time; different communicators may be used by different

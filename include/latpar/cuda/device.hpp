@@ -15,7 +15,8 @@ namespace latpar::inline v0::cuda {
 /// The device that calls of this thread go to. Errors: device_error if there is none.
 [[nodiscard]] int current_device();
 
-/// Makes a device current in this thread. Errors: device_error if there is no such device.
+/// Makes a device current in this thread, by its number on this host from 0: under MPI not the rank
+/// in the world. Errors: device_error if there is no such device.
 void set_device(int device);
 
 /// The name of a device. Errors: device_error if there is no such device.

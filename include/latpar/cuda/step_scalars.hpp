@@ -60,7 +60,7 @@ public:
     /// Brings the numbers of the next window to where they are read. Stream: ordered on it.
     void advance(stream_ref stream);
 
-    /// The step of the window that step i of the loop is; nothing before the first window.
+    /// The step of the window that step i of the loop is, from the first window on.
     [[nodiscard]] index_t place_of(index_t i) const noexcept { return (i - first_) % window_; }
     [[nodiscard]] index_t first() const noexcept { return first_; }
     [[nodiscard]] const linear_scheduler& host_schedule() const noexcept { return schedule_; }

@@ -21,8 +21,8 @@ struct insight;
 struct options {
     /// How long the host waits before it aborts: in construction, `synchronize`, and for exchanges
     /// that are waited for without a deadline. Nobody can tell whether a device waits for a peer or
-    /// computes: it is to be longer than whatever is queued before such a wait, this rank's own
-    /// computing included.
+    /// computes: make it longer than all the work that is queued on this rank's device before such a
+    /// wait takes, its own computing included, or a slow run is taken for a hang.
     std::chrono::milliseconds timeout = std::chrono::minutes(10);
     /// Lets policies write to the memory of other GPUs of the host, in place of sending messages,
     /// where they know how to and the GPUs reach each other, and copy engines write messages that
@@ -78,8 +78,8 @@ private:
 /// one that it started later. Traffic that is to overtake takes a `duplicate()`. A message to the
 /// rank itself is received in the exchange that sends it. NCCL does not tell a message of another
 /// size than its receiver expects: the device waits, and `synchronize` gives up in time.
-/// Buffers: those of an exchange that has been waited for are still in use until its stream is
-/// there: reuse them on that stream, and give them back behind `synchronize`.
+/// Buffers: behind `wait()` the device may still be using them. Reuse them in work on the same
+/// stream only, and give them back behind `synchronize(stream)` only.
 /// Stream: an exchange begins when what was queued on its stream is done, runs beside the stream,
 /// on one of the communicator's own with the highest priority, and joins it at the wait; so work
 /// that is queued in between runs at the same time. `start_exchange`, `wait` and `meet` can be
@@ -94,15 +94,18 @@ private:
 /// all others.
 /// Threads: a communicator and all that were made from it serve one thread. A copy is another name
 /// of the same; `duplicate` makes one with an order of its own.
-/// End: it waits for exchanges under way, `options::timeout` at most, and ends NCCL's communicator.
-/// Errors: what NCCL reports, and the abort of any rank, are comm_error with the reason at the next
-/// call. Then nothing of the communicator is left on the device, nor of those made from the same
-/// one that were at work: who aborts or hears of it waits for that, 15 s at most, for all that was
-/// queued before, too. A kernel cannot wait for a peer that is gone and still be cancelled by a
-/// stream: wait for the device with `synchronize`, not while a stream is captured. CUDA holds up a
-/// host that queues some thousand launches behind what waits, and it hears of nothing meanwhile; so
-/// `wait` keeps it near, and who queues more than 60 launches for an exchange waits on the host
-/// (`wait_on_host`), as latpar's policies of steps and loops do.
+/// End: the destructor blocks the host until exchanges under way are done, `options::timeout` at
+/// most, and ends NCCL's communicator.
+/// Errors: comm_error, at the next call, for what NCCL reports and for an abort by any rank, with
+/// the reason.
+/// Failure: `abort`, and each call that hears of one, may block the host, 15 s at most, until what
+/// was queued has left the device. It also ends those of this rank's communicators of the same
+/// origin (what they were made from, splits, duplicates) that are at work. Make a new one with
+/// `over`.
+/// Waiting: call `synchronize` where you would call cudaStreamSynchronize, which does not return
+/// behind a peer that is gone; not while a stream is captured. Who queues more than 60 launches
+/// behind an exchange waits for it on the host first (`wait_on_host`), as latpar's policies of steps
+/// and loops do: CUDA may else block the host in a launch, where it hears of no failure.
 /// Memory: NCCL's own. Where ranks share a process, a split or a duplicate that has gone gives its
 /// back when all that were made from one another have.
 class communicator {
@@ -126,13 +129,16 @@ public:
     /// current. Errors: usage_error, comm_error, device_error if CUDA refuses.
     [[nodiscard]] request start_exchange(std::span<const send_op> sends,
                                          std::span<const recv_op> recvs, stream_ref stream = {});
+    /// As in `communicator`. Each makes an NCCL communicator, with links and device memory of its
+    /// own. Ranks: all. Blocks the host.
     [[nodiscard]] std::optional<communicator> split(int color, int key);
     [[nodiscard]] communicator duplicate();
     /// See latpar::background. An exchange that only receives, from one peer, waits for it to send
-    /// without taking multiprocessors; the message itself takes them, unless it has a target. So
-    /// where `writes_directly` is true, the ranks are on one host and share its memory, and
-    /// CUDA_DEVICE_MAX_CONNECTIONS is not set below 8; splits and duplicates of it are ordinary.
-    /// What one rank captures in a graph its peers capture too. Ranks: all.
+    /// without taking multiprocessors; the message itself takes them, unless it has a target. This
+    /// holds where `writes_directly` is true, all ranks are on one host and share its memory, and
+    /// CUDA_DEVICE_MAX_CONNECTIONS is not set below 8; elsewhere it is duplicate(), and splits and
+    /// duplicates of it are ordinary. What one rank captures in a graph its peers capture too.
+    /// Ranks: all. Blocks the host.
     [[nodiscard]] communicator background();
     [[nodiscard]] std::vector<std::string> control_all_gather(std::string_view text);
     void abort(std::string_view reason);
