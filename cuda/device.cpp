@@ -24,6 +24,7 @@ int current_device() {
 void set_device(int device) {
     const cudaError_t status = cudaSetDevice(device);
     if (status == cudaSuccess) return;
+    static_cast<void>(cudaGetLastError());
     const int count = device_count();
     latpar::detail::require<device_error>(
         count > 0, "device ", device,
