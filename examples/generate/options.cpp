@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -157,19 +158,22 @@ void check_axes(const CLI::App& app, const options& o) {
                                     {"--wire-state", {"step", "latent"}}}};
     const auto shape = latpar::mesh_shape::parse(o.mesh);
     for (const auto& [name, axes] : all) {
+        // Batches of steps have one rank, so that nothing of theirs travels.
+        const bool is_wire = std::string_view(name).starts_with("--wire");
         const bool is_used = std::ranges::any_of(axes, [&](std::string_view axis) {
-            return (axis == "step" && o.batch_step > 0) ||
+            return (axis == "step" && o.batch_step > 0 && !is_wire) ||
                    std::ranges::count(shape.axes(), axis, &latpar::mesh_axis::name) > 0;
         });
         std::string wanted;
         for (const std::string_view axis : axes) {
             wanted += latpar::detail::concat(wanted.empty() ? "" : " or ", axis);
         }
-        latpar::detail::require(
-            app.count(name) == 0 || is_used, name, ' ', app[name]->as<std::string>(),
-            " belongs to the axis ", wanted, ", and ",
-            o.mesh.empty() ? "there is no --mesh" : "--mesh " + o.mesh + " does not name it",
-            "; add it there, or leave ", name, " out");
+        const std::string given =
+            o.mesh.empty() ? "and there is no --mesh" : "which --mesh " + o.mesh + " does not name";
+        latpar::detail::require(app.count(name) == 0 || is_used, name, ' ',
+                                app[name]->as<std::string>(), " belongs to the axis ", wanted, ", ",
+                                given, "; use it with --mesh ", axes.front(),
+                                "=2, for example, or leave ", name, " out");
     }
 }
 

@@ -326,7 +326,8 @@ std::shared_ptr<local_seat> local_channel::join(int rank, std::uint64_t number, 
         part = {std::make_shared<local_channel>(size), size};
         std::erase_if(children_, [](const auto& child) { return child.expired(); });
         children_.push_back(part.channel);
-        // Into a part all have agreed to go; a duplicate, those that have left will never enter.
+        // Into a part all have agreed to go; those that have left enter no duplicate, unless they
+        // come back.
         for (int peer = 0; peer < this->size() && color == no_color; ++peer) {
             if (sides_[static_cast<std::size_t>(peer)].gone) part.channel->leave_from_above(peer);
         }
@@ -358,6 +359,7 @@ void local_channel::enter(int rank) {
     side& mine = sides_[static_cast<std::size_t>(rank)];
     ++mine.seats;
     gone_ -= std::exchange(mine.gone, false) ? 1 : 0;
+    mine.gone_above = false;
 }
 
 void local_channel::leave(int rank, bool by_exception) {

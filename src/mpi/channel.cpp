@@ -69,7 +69,7 @@ void channel::throw_if_aborted() {
     notice_.throw_reason();
 }
 
-std::vector<std::string> channel::all_gather(std::string_view text) {
+std::vector<std::string> channel::all_gather(std::string_view text, bool all_or_none) {
     require_usable();
     throw_if_aborted();
     auto own = std::make_unique<std::string>(text);
@@ -85,7 +85,7 @@ std::vector<std::string> channel::all_gather(std::string_view text) {
         };
         const auto turn_or_throw = [&](unsigned turn) {
             if (turn % polls_between_looks == 0 && notice_.poll() &&
-                !(notice_.is_unwinding() && may_come())) {
+                !((all_or_none || notice_.is_unwinding()) && may_come())) {
                 throw_if_aborted();
             }
             relax(turn);
@@ -129,8 +129,9 @@ std::vector<std::string> channel::all_gather(std::string_view text) {
 }
 
 std::shared_ptr<channel> channel::split(int color, int key) {
-    // MPI_Comm_split cannot be interrupted, so it begins when all ranks are known to be there.
-    std::vector<int> places = split_members(all_gather(split_text(color, key)), color);
+    // MPI_Comm_split cannot be interrupted, so it begins when all ranks are known to come. Those that
+    // have all texts are in it already: the others wait for them too, abort or not.
+    std::vector<int> places = split_members(all_gather(split_text(color, key), true), color);
     const int mpi_color = color == no_color ? MPI_UNDEFINED : color;
     MPI_Comm payload = MPI_COMM_NULL;
     MPI_Comm control = MPI_COMM_NULL;

@@ -82,7 +82,10 @@ public:
     [[nodiscard]] bool wait_until(message_set& set, deadline when);
     void drop(message_set& set, bool unwinding) noexcept;
 
-    [[nodiscard]] std::vector<std::string> all_gather(std::string_view text);
+    /// `all_or_none`: as far as can be, an abort that is heard meanwhile does not end it on some ranks
+    /// alone.
+    [[nodiscard]] std::vector<std::string> all_gather(std::string_view text,
+                                                      bool all_or_none = false);
     [[nodiscard]] std::shared_ptr<channel> split(int color, int key);
     [[nodiscard]] std::shared_ptr<channel> duplicate();
     void abort(std::string_view reason);

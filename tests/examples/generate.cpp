@@ -446,6 +446,8 @@ TEST_CASE("what cannot be done is refused with the value and the remedy") {
     refused(at.tiny() + "--mesh step=2 --warm-up 0", "--warm-up");
     refused(at.tiny() + "--mesh latent=2 --warm-up 2", "leave --warm-up out");
     refused(at.tiny() + "--wire-state bf16", "belongs to the axis step or latent");
+    refused(at.tiny() + "--batch-step 2 --warm-up 1 --wire-prediction bf16", "--mesh step=2");
+    refused(at.tiny() + "--batch-step 2 --warm-up 1 --wire-state bf16", "--mesh step=2");
     refused(at.tiny() + "--mesh step=2,latent=2 --warm-up 1 --layout sharded", "use replicated");
     refused(at.tiny() + "--mesh step=2 --warm-up 1 --reuse sideways", "extrapolated");
     refused(at.tiny() + "--mesh step=2 --warm-up 1 --history none", "official");

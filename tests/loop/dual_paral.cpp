@@ -616,6 +616,24 @@ TEST_CASE("a file that is no part of this video is refused, and the ranks do not
     });
 }
 
+TEST_CASE("a video without an end does not go on where its frames cannot be counted") {
+    small_video v;
+    v.options.total_latents = 0;
+    const temporary_directory folder;
+    const auto path = folder / "video.safetensors";
+    self_communicator alone;
+    auto model = v.model();
+    loop::dual_paral loop(model, alone, v.schedule, v.rule, v.plan(1));
+    std::vector<float> frames;
+    CHECK(!loop.run(v.noise(), frame_sink{&frames}, [](index_t i) { return i < 2; }));
+    safetensors_writer writer;
+    loop.save(writer);
+    writer.set_metadata("dual_paral.iteration", "9223372036854775807");
+    writer.write(path);
+    CHECK_THROWS_WITH(loop.restore(safetensors_file::open(path)),
+                      ContainsSubstring("is none of this video's"));
+}
+
 TEST_CASE("hidden tensors lie aligned, and numbers that cannot be counted are refused") {
     small_video v;
     const auto one = v.model();

@@ -14,7 +14,9 @@ namespace latpar::inline v0 {
 /// waits (by both, if large); a send is done when the receiver has it. Waiting threads sleep. It
 /// reaches host memory. Different communicators may be used by different threads at once.
 /// Errors: comm_error for who waits for a rank that has returned, or destroyed its communicator. An
-/// exception that destroys one that `thread_team::communicator` gave aborts it for all.
+/// exception that destroys one that `thread_team::communicator` gave aborts it for all; one that was
+/// made from another then counts as destroyed only when the rank has left that other, too: who
+/// catches the exception and stays calls `abort` first.
 class thread_communicator {
 public:
     [[nodiscard]] int rank() const noexcept;

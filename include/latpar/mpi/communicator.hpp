@@ -47,9 +47,10 @@ private:
 /// MPI_THREAD_MULTIPLE; otherwise only the thread that initialised MPI may.
 ///
 /// An exception that destroys a communicator which was not made from another aborts it, so that its
-/// peers do not wait in vain; `guarded` does so with the message. What all ranks refuse alike stays
-/// the error of each, but the communicator is of no use then: keep it outside of the `try` to try
-/// again.
+/// peers do not wait in vain; `guarded` does so with the message. What all ranks refuse alike, in an
+/// agreement, stays the error of each: who still waits for texts then does so for 2 s at most before
+/// it throws the abort. To try again with the same communicator, make it outside of the `try`. MPI's
+/// communicators under one that an exception destroys, or that was aborted, are never freed.
 ///
 /// It reaches host memory, and CUDA memory if this MPI says at run time that it does (Open MPI's
 /// MPIX_Query_cuda_support). MPI knows no streams: whatever is queued for CUDA memory of an
