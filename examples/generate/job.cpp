@@ -27,12 +27,17 @@ std::filesystem::path weights_of(const options& wanted) {
 /// No layers: what the configuration and the checks of a file take.
 const wan::load_options no_layers{.layers = {0, 0}};
 
-/// The decoder that a model's file brings, if it does.
-std::optional<moving_shapes::decoder> decoder_of(const std::filesystem::path& path) {
+/// The file of a model, which may also be a folder of several.
+std::optional<latpar::safetensors_file> file_of(const std::filesystem::path& path) {
     if (!std::filesystem::is_regular_file(path)) return std::nullopt;
-    const auto file = latpar::safetensors_file::open(path);
-    if (!file.find("latent.decode.weight")) return std::nullopt;
-    return moving_shapes::decoder::load(file);
+    return latpar::safetensors_file::open(path);
+}
+
+/// The decoder that it brings, if it does.
+std::optional<moving_shapes::decoder> decoder_of(
+    const std::optional<latpar::safetensors_file>& file) {
+    if (!file || !file->find("latent.decode.weight")) return std::nullopt;
+    return moving_shapes::decoder::load(*file);
 }
 
 /// [1, C, T, H, W].
@@ -83,7 +88,7 @@ struct planned_model {
             extents = latent_extents(wanted, config, std::nullopt);
         } else {
             config = wan::load_weights(path, no_layers)->config;
-            extents = latent_extents(wanted, config, decoder_of(path));
+            extents = latent_extents(wanted, config, decoder_of(file_of(path)));
         }
         text = text_of(wanted, config);
     }
@@ -194,9 +199,8 @@ job prepare(const options& wanted, std::optional<int> rank) {
             {}};
     const wan::config& config = out.weights->config;
 
-    std::optional<latpar::safetensors_file> file;
-    if (std::filesystem::is_regular_file(path)) file = latpar::safetensors_file::open(path);
-    out.decoder = decoder_of(path);
+    const auto file = file_of(path);
+    out.decoder = decoder_of(file);
     if (!wanted.text_embedding.empty()) {
         const auto text = latpar::safetensors_file::open(wanted.text_embedding);
         out.conditional = read_text(text, "conditional", config.text_dim);

@@ -38,9 +38,8 @@ index_t block_queue::iteration_of(const safetensors_file& file, const loop::dual
     const std::string& text = when->second;
     index_t iteration = -1;
     const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), iteration);
-    // Without an end, as far as frames can be counted.
     const index_t most =
-        plan.iterations() < 0 ? (index_t{1} << 40) / plan.options.block_latents : plan.iterations();
+        plan.iterations() < 0 ? plan.most_latents / plan.options.block_latents : plan.iterations();
     require<io_error>(problem == std::errc{} && end == text.data() + text.size() &&
                           iteration >= 0 && iteration <= most,
                       path, ": the iteration '", text, "' is none of this video's");

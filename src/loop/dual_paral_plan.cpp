@@ -85,7 +85,7 @@ std::vector<layer_range> split_layers(index_t layers, const std::vector<double>&
 
 dual_paral_plan plan_dual_paral(const latent_problem& problem, dual_paral_options options,
                                 const dual_paral_model& model, int ranks) {
-    constexpr index_t most = index_t{1} << 40;
+    constexpr index_t most = dual_paral_plan::most_latents;
     require(options.block_latents <= most && options.cat_latents <= most &&
                 options.total_latents <= most,
             "blocks of ", options.block_latents, " latent frames, ", options.cat_latents,

@@ -65,6 +65,9 @@ struct pipeline_estimate {
 
 /// A video, planned. Immutable; two equal plans send the same bytes in the same order.
 struct dual_paral_plan {
+    /// Frames of the longest video, so that nothing of it is too large to be counted.
+    static constexpr index_t most_latents = index_t{1} << 40;
+
     latent_problem problem;  ///< extents (T, H, W): T is that of a window
     dual_paral_options options;
     dual_paral_model model;
